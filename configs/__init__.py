@@ -1,0 +1,1 @@
+"""Configuration that ships with evalkit: model presets and task suites, as YAML."""

@@ -1,0 +1,18 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def official_data() -> Path:
+    """Folder with the official benchmark data, in official layouts."""
+    folder = os.environ.get("EVALKIT_DATA")
+    if folder is None:
+        message = "needs the official benchmark data; set EVALKIT_DATA to its folder"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return Path(folder)
