@@ -1,0 +1,153 @@
+"""What a benchmark is: one parser for its official files and several protocols that ask and judge.
+
+A benchmark lives in one file that builds a `Task`. A `Protocol` is one published harness's way of
+asking: how a prompt is rendered, what is compared, how an overlong prompt is shortened and how the
+scores are averaged.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from evalkit.types import Request, Sample, ScoreResponse
+
+Average = Literal["macro", "micro"]
+
+
+@dataclass(frozen=True, slots=True)
+class PromptInput:
+    """All a protocol may look at when it renders the prompt of one sample."""
+
+    subset: str
+    """Handle of the subset, for example `computer_network`."""
+    title: str
+    """Display name of the subset, for example `计算机网络`."""
+    shots: tuple[Sample, ...]
+    """Few-shot examples in the order they appear in the prompt."""
+    sample: Sample
+
+
+Render = Callable[[PromptInput], Request]
+ChoiceScores = Callable[[Sequence[float], Sequence[int]], list[float]]
+Combine = Callable[[ScoreResponse], tuple[tuple[float, ...], tuple[int, ...]]]
+
+
+def per_option(response: ScoreResponse) -> tuple[tuple[float, ...], tuple[int, ...]]:
+    """One (log-probability, token count) per option, when the request had one continuation per option."""
+    return tuple(s.logprob for s in response.scores), tuple(s.n_tokens for s in response.scores)
+
+
+def by_logprob(logprobs: Sequence[float], n_tokens: Sequence[int]) -> list[float]:
+    """Options compared by their summed log-probability (`acc` of lm-evaluation-harness)."""
+    return list(logprobs)
+
+
+def by_mean_logprob(logprobs: Sequence[float], n_tokens: Sequence[int]) -> list[float]:
+    """Options compared by mean log-probability per token, the negative of OpenCompass's PPL value."""
+    return [lp / n if n else math.nan for lp, n in zip(logprobs, n_tokens, strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class Overlong:
+    """What a protocol does with a prompt that does not fit.
+
+    `shots` policies re-render with fewer examples, `left` cuts token ids from the left and `error`
+    refuses before inference starts.
+    """
+
+    policy: Literal["error", "left", "drop_last_shot", "drop_longest_shot"]
+    limit: int | None = None
+    """The published token limit; the model's context length applies as well."""
+    bare: Render | None = None
+    """Rendering used when the prompt does not fit even without examples; None means an error."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grouping:
+    """How subsets are put together to category scores."""
+
+    members: Mapping[str, tuple[str, ...]]
+    """Category name to subset handles; categories may overlap."""
+    average: Average
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One published way to run a benchmark."""
+
+    name: str
+    source: str
+    """Repository and revision (or paper) the protocol was taken from."""
+    render: Render
+    """Renders the request of one sample."""
+    average: Average
+    """The average its authors publish: over subsets (macro) or over samples (micro)."""
+    groups: Grouping
+    overlong: Overlong
+    default_split: str
+    default_shots: int = 5
+    max_shots: int = 5
+    combine: Combine = per_option
+    """Response to one log-probability and token count per option."""
+    choice_scores: ChoiceScores = by_logprob
+    """What is maximised over the options."""
+    summary: str = ""
+    """One line for `evalkit tasks show`: what sets this protocol apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class HubArchive:
+    """The official archive of a benchmark on the Hugging Face hub, at a pinned revision."""
+
+    repo_id: str
+    revision: str
+    filename: str
+    folder: str
+    """Folder below the data directory into which the archive is unpacked."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A benchmark: identity, official file layout, parser and protocols."""
+
+    name: str
+    title: str
+    description: str
+    licence: str
+    homepage: str
+    languages: tuple[str, ...]
+    subsets: Mapping[str, str]
+    """Subset handle to display name, in official order."""
+    splits: tuple[str, ...]
+    shots_split: str
+    """Split the few-shot examples come from: always its first rows, in file order."""
+    folder: str
+    """Folder below the data directory, for example `MMLU`."""
+    path: Callable[[str, str], str]
+    """(split, subset) to the file's path below `folder`."""
+    parse: Callable[[Path, str, str], list[Sample]]
+    """(file, split, subset) to samples; raises DataError naming file and line."""
+    choices: tuple[str, ...]
+    """Labels of the options, for example A to D; predictions and targets are among them.
+
+    Empty where every sample has its own number of options: their labels are then "0", "1", … (`labels`).
+    """
+    protocols: Mapping[str, Protocol]
+    default_protocol: str
+    sizes: Mapping[str, int] = field(default_factory=dict)
+    """Official number of samples per split."""
+    content_sha256: Mapping[str, str] = field(default_factory=dict)
+    """Split to the content hash of the official release (see `evalkit.data.content_hash`)."""
+    hub: HubArchive | None = None
+    submission: bool = False
+    """Whether the publisher takes a JSON of predictions for splits without public answers."""
+    root: Path | None = None
+    """Folder the data of a user's own task lies in; None means the data directory's `folder`."""
+
+    def labels(self, n_options: int) -> tuple[str, ...]:
+        """Return the labels of the options of one sample."""
+        return self.choices or tuple(map(str, range(n_options)))

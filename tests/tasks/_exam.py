@@ -1,0 +1,64 @@
+"""What the tests of the three exams share."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from evalkit.data.source import DataSource, open_source
+from evalkit.spec import resolve
+from evalkit.task import PromptInput, Task
+from evalkit.types import Request, Sample, ScoreRequest, SpanRequest
+
+
+def request(spec: str, subset: str, data: Path) -> Request:
+    """Render the first sample of a subset."""
+    (resolved,) = resolve(spec)
+    source = open_source(str(data))
+    sample = source.load(resolved.task, resolved.split, subset)[0]
+    shots = source.shots(resolved.task, subset, resolved.shots)
+    return resolved.protocol.render(PromptInput(subset, resolved.task.subsets[subset], shots, sample))
+
+
+def context(spec: str, subset: str, data: Path) -> str:
+    rendered = request(spec, subset, data)
+    assert isinstance(rendered, ScoreRequest)
+    return rendered.context
+
+
+def fingerprint(text: str) -> tuple[int, str]:
+    return len(text), hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def synthetic(spec: str, subset: str, n_shots: int) -> Request:
+    """Render a made-up question after made-up examples, which all have the answer B."""
+    (resolved,) = resolve(spec)
+    fields = {"question": " 1+1=? ", "A": "1", "B": "2", "C": "3", "D": "4"}
+    sample = Sample("0", subset, fields, "B")
+    title = resolved.task.subsets[subset]
+    return resolved.protocol.render(PromptInput(subset, title, (sample,) * n_shots, sample))
+
+
+def texts(rendered: Request) -> tuple[str, ...]:
+    assert isinstance(rendered, SpanRequest)
+    return rendered.texts
+
+
+def check_groups(task: Task) -> None:
+    """Every member of every category is a subject, and every subject is in a category."""
+    for protocol in task.protocols.values():
+        members = [handle for group in protocol.groups.members.values() for handle in group]
+        assert set(members) == set(task.subsets), protocol.name
+
+
+def group_sizes(task: Task, protocol: str, split: str, data: Path) -> dict[str, tuple[int, int]]:
+    """Category to its number of subjects and of samples."""
+    source = open_source(str(data))
+    return {
+        name: (len(group), sum(count(source, task, split, handle) for handle in group))
+        for name, group in task.protocols[protocol].groups.members.items()
+    }
+
+
+def count(source: DataSource, task: Task, split: str, subset: str) -> int:
+    return len(source.load(task, split, subset))
