@@ -1,0 +1,1 @@
+"""Benchmark data: strict readers, sources, official archives and content hashes."""

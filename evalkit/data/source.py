@@ -1,0 +1,177 @@
+"""Where benchmark data comes from: a folder, the hub through the user's cache, or the shipped sample.
+
+All three hold the official file layouts, so a task's one parser reads them alike.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+from evalkit.data import hub
+from evalkit.data.content import SplitCheck, check_split
+from evalkit.errors import DataError
+from evalkit.task import Task
+from evalkit.types import Sample
+
+Kind = Literal["path", "hub", "sample"]
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """One answer to `--data`; make it with `open_source`."""
+
+    kind: Kind
+    root: Path
+    """Folder that holds one folder per benchmark."""
+    offline: bool = False
+
+    def describe(self) -> dict[str, str]:
+        """Return what the manifest says about the origin of the data."""
+        return {"kind": self.kind, "root": str(self.root)}
+
+    def folder(self, task: Task) -> Path:
+        """Return the folder of `task`; a user's own task brings its folder along."""
+        return task.root or self.root / task.folder
+
+    def available(self, task: Task, split: str) -> list[str]:
+        """Return the subsets a run covers: all of them, except that the sample holds only a few.
+
+        Real data that lacks a subset is an error of `load`, never a smaller benchmark.
+        """
+        if self.kind != "sample":
+            return list(task.subsets)
+        here = [subset for subset in task.subsets if self._file(task, split, subset).is_file()]
+        if not here:
+            raise DataError(f"the sample data has no {task.name} ({split}); use --data PATH or --data hub")
+        return here
+
+    def load(self, task: Task, split: str, subset: str) -> list[Sample]:
+        """Return every sample of one subset, in file order; raises DataError naming file and remedy."""
+        path = self._file(task, split, subset)
+        if not path.is_file() and self._can_fetch(task):
+            hub.fetch(task, self.root, offline=self.offline)
+        if not path.is_file():
+            raise self._missing(task, path)
+        return task.parse(path, split, subset)
+
+    def shots(self, task: Task, subset: str, k: int) -> tuple[Sample, ...]:
+        """Return the first `k` samples of the split the few-shot examples come from."""
+        if k == 0:
+            return ()
+        samples = self.load(task, task.shots_split, subset)
+        if len(samples) < k:
+            raise DataError(
+                f"{task.name}: {self._file(task, task.shots_split, subset)} has {len(samples)} examples, "
+                f"{k} are asked for; use --shots {len(samples)} or less"
+            )
+        return tuple(samples[:k])
+
+    def _file(self, task: Task, split: str, subset: str) -> Path:
+        return self.folder(task) / task.path(split, subset)
+
+    def _can_fetch(self, task: Task) -> bool:
+        return self.kind == "hub" and task.hub is not None and task.root is None
+
+    def _missing(self, task: Task, path: Path) -> DataError:
+        if task.root is not None:
+            return DataError(
+                f"{task.name}: its data file {path} does not exist; see `data` in the task's file"
+            )
+        message = f"{task.name}: no data at {path}"
+        if near := _nearby_root(self.root, path.relative_to(self.root)):
+            return DataError(
+                f"{message}; the data directory is the folder above {task.folder}: --data {near}"
+            )
+        if self.kind == "sample":
+            return DataError(f"{message}: the sample has only a few subsets; use --data PATH or --data hub")
+        return DataError(
+            f"{message} (data directory {self.root}); name the folder that holds {task.folder} with "
+            f"--data PATH or EVALKIT_DATA, or run `evalkit data fetch {task.name}` and use --data hub; "
+            "--data sample tries the tool without any download"
+        )
+
+
+def open_source(value: str | None = None, *, offline: bool = False) -> DataSource:
+    """Open the data source `--data` names: a path, `hub`, `sample` or `auto` (also None).
+
+    `auto` is what `EVALKIT_DATA` says, else the same as `hub`: the user's cache, filled from the hub on
+    first use unless `offline`. Raises DataError if a path does not exist.
+    """
+    if value in (None, "", "auto"):
+        value = os.environ.get("EVALKIT_DATA") or "hub"
+    if value in ("hub", "auto"):
+        return DataSource("hub", hub.data_dir(), offline)
+    if value == "sample":
+        return DataSource("sample", sample_root(), offline)
+    root = Path(str(value)).expanduser().resolve()
+    if not root.is_dir():
+        raise DataError(
+            f"data directory {root} does not exist; give --data (or EVALKIT_DATA) a folder that holds one "
+            "folder per benchmark, or one of: hub, sample, auto"
+        )
+    return DataSource("path", root, offline)
+
+
+def sample_root() -> Path:
+    """Return the folder of the small data set that ships with evalkit."""
+    return Path(str(resources.files("evalkit.tasks"))) / "sample_data"
+
+
+@dataclass(frozen=True, slots=True)
+class TaskStatus:
+    """Which files of a benchmark are there."""
+
+    task: str
+    folder: Path
+    files: dict[str, int]
+    """Split to the number of its files that exist."""
+    expected_files: int
+    """Files of a complete split."""
+    fetchable: bool
+    """Whether `evalkit data fetch` can get it."""
+
+    @property
+    def state(self) -> Literal["complete", "partial", "missing"]:
+        """Whether all, some or none of the files are there."""
+        if all(found == self.expected_files for found in self.files.values()):
+            return "complete"
+        return "partial" if any(self.files.values()) else "missing"
+
+
+def status(tasks: Iterable[Task], source: DataSource) -> list[TaskStatus]:
+    """Look which files exist, without reading or fetching any."""
+    return [_status(task, source.folder(task)) for task in tasks]
+
+
+def _status(task: Task, folder: Path) -> TaskStatus:
+    files = {
+        split: sum((folder / task.path(split, subset)).is_file() for subset in task.subsets)
+        for split in task.splits
+    }
+    return TaskStatus(task.name, folder, files, len(task.subsets), task.hub is not None)
+
+
+def verify(task: Task, source: DataSource) -> list[SplitCheck]:
+    """Read every split and compare it with the official release; raises DataError if a file is missing."""
+    return [
+        check_split(
+            task, split, {name: source.load(task, split, name) for name in source.available(task, split)}
+        )
+        for split in task.splits
+    ]
+
+
+def _nearby_root(root: Path, relative: Path) -> Path | None:
+    """Find the data directory when the path given points a level or two beside it."""
+    below = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+    for candidate in (root.parent, root.parent.parent, *below):
+        with suppress(PermissionError):
+            if (candidate / relative).is_file():
+                return candidate
+    return None
