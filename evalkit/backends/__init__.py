@@ -1,0 +1,1 @@
+"""Engines: transformers (hf) and a mock without a model."""

@@ -1,0 +1,72 @@
+"""What a backend is: an engine that answers requests, knows its limits and can name itself exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+from evalkit.tokens import EncodedRequest, Tokenizer
+from evalkit.types import Response, ScoreResponse
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """Identity of the loaded model, as it stands in results and manifest."""
+
+    name: str
+    backend: str
+    dtype: str
+    fingerprint: str
+    """`sha256:…` over weights, tokenizer, dtype and engine versions."""
+    max_length: int
+    """Longest input in tokens."""
+    details: dict[str, Any] = field(default_factory=dict)
+    """Anything else worth a line in the manifest: architecture, device, versions, scoring path."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As written to the manifest."""
+        return asdict(self)
+
+
+@dataclass(slots=True)
+class Usage:
+    """Running totals of the work done."""
+
+    tokens_computed: int = 0
+    """Tokens that went through the model."""
+    tokens_generated: int = 0
+
+
+class Backend(Protocol):
+    """An engine that scores encoded requests."""
+
+    usage: Usage
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Turns request texts into the ids the model reads."""
+        ...
+
+    @property
+    def info(self) -> ModelInfo:
+        """Identity of the model as it runs now."""
+        ...
+
+    def score(
+        self, requests: Sequence[EncodedRequest], done: Collection[int] = ()
+    ) -> Iterator[tuple[int, Response]]:
+        """Yield (index, response) in completion order, leaving out the indices in `done`.
+
+        What is computed for the rest must not depend on `done`: a resumed run repeats the arithmetic
+        of an uninterrupted one.
+        """
+        ...
+
+    def score_reference(self, request: EncodedRequest) -> ScoreResponse:
+        """Score one request by plain forwards, sharing nothing: the measure for `score`."""
+        ...
+
+    def downgrade(self) -> str | None:
+        """Switch to the next simpler scoring path and return its name; None when there is none left."""
+        ...

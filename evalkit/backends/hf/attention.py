@@ -1,0 +1,273 @@
+"""Cascade attention: a packed row of families attends to one cached context and to itself.
+
+Every packed token sees the whole cached context, so that part is one unmasked product per key-value
+head with grouped query heads folded into its rows; the family's own part is a small causal (or
+tree-masked) attention. The two are merged by their log-sum-exps (shared-prefix attention, Hydragen,
+arXiv 2402.05099). Registered with `transformers.AttentionInterface`, it serves every model that
+computes its attention through that interface.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from evalkit.planner import Family, Step
+
+NAME = "evalkit_tree"
+
+
+class UnsupportedAttention(Exception):
+    """The model asks its attention for something cascade attention does not compute."""
+
+
+class KVCache:
+    """Keys and values of one token path for every layer, extended in place and cut back freely."""
+
+    def __init__(self) -> None:
+        """Hold nothing; memory grows with the longest path stored."""
+        self._layers: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def read(self, layer: int, length: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of the first `length` tokens, each [1, kv heads, length, head dim]."""
+        keys, values = self._layers[layer]
+        return keys[:, :, :length], values[:, :, :length]
+
+    def write(self, layer: int, begin: int, keys: Tensor, values: Tensor) -> None:
+        """Store tokens from position `begin` on; what was stored before it stays."""
+        end = begin + keys.shape[2]
+        old_keys, old_values = self._layers.get(layer, (None, None))
+        if old_keys is None or old_keys.shape[2] < end:
+            self._layers[layer] = _grown(old_keys, keys, begin, end), _grown(old_values, values, begin, end)
+        stored_keys, stored_values = self._layers[layer]
+        stored_keys[:, :, begin:end] = keys
+        stored_values[:, :, begin:end] = values
+
+
+def _grown(old: Tensor | None, new: Tensor, kept: int, needed: int) -> Tensor:
+    """Room for `needed` tokens or half as many again, with the first `kept` copied over."""
+    room = new.new_empty((*new.shape[:2], needed + needed // 2, new.shape[3]))
+    if old is not None:
+        room[:, :, :kept] = old[:, :, :kept]
+    return room
+
+
+@dataclass(frozen=True, slots=True)
+class _Bucket:
+    """Families of similar length, laid out as a right-padded batch."""
+
+    gather: Tensor
+    """[families × length] packed row of each padded place (0 where there is none)."""
+    families: int
+    mask: Tensor | None
+    """Additive [families, 1, length, length] tree mask; None for plain causal paths."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardPlan:
+    """What the attention function needs to know of the step that is running."""
+
+    cache: KVCache
+    context_len: int
+    keep: bool
+    buckets: tuple[_Bucket, ...]
+    places: Tensor
+    """[tokens] each packed row's place in the concatenated, flattened buckets."""
+    max_position: int
+
+
+_active: ForwardPlan | None = None
+
+
+@contextmanager
+def running(step: Step, cache: KVCache, device: torch.device, dtype: torch.dtype) -> Iterator[None]:
+    """Make `step` the one that attention calls belong to."""
+    global _active
+    groups = _similar(step.families)
+    _active = ForwardPlan(
+        cache,
+        step.context_len,
+        step.keep,
+        tuple(_bucket(families, device, dtype) for families in groups),
+        _places(groups).to(device),
+        int(step.positions.max()),
+    )
+    try:
+        yield
+    finally:
+        _active = None
+
+
+def register() -> None:
+    """Make the attention known to transformers; it builds its own masks, so transformers must not."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    AttentionInterface.register(NAME, cascade_attention)
+    AttentionMaskInterface.register(NAME, _no_mask)
+
+
+def _no_mask(*args: Any, **kwargs: Any) -> None:
+    return None
+
+
+def cascade_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention of the running step; query [1, heads, tokens, dim] to output [1, tokens, heads, dim]."""
+    plan = _active
+    if plan is None:
+        raise UnsupportedAttention("called outside a planned step")
+    _refuse_extras(plan, kwargs)
+    scale = scaling if scaling is not None else 1 / math.sqrt(query.shape[-1])
+    layer = int(module.layer_idx)  # type: ignore[arg-type]
+    out, lse = _own_part(plan, query, key, value, scale)
+    if plan.context_len:
+        context, context_lse = attention_with_lse(query, *plan.cache.read(layer, plan.context_len), scale)
+        weight = torch.sigmoid(context_lse[0].T - lse).unsqueeze(-1)
+        out = torch.lerp(out.float(), context[0].transpose(0, 1).float(), weight).to(query.dtype)
+    if plan.keep:
+        plan.cache.write(layer, plan.context_len, key, value)
+    return out.unsqueeze(0), None
+
+
+def _refuse_extras(plan: ForwardPlan, kwargs: dict[str, Any]) -> None:
+    """Anything that changes attention beyond a plain causal softmax must go another way."""
+    window = kwargs.get("sliding_window")
+    if window is not None and window <= plan.max_position:
+        raise UnsupportedAttention(f"a sliding window of {window} tokens")
+    for extra in ("softcap", "s_aux", "position_bias", "head_mask"):
+        if kwargs.get(extra) is not None:
+            raise UnsupportedAttention(extra)
+
+
+def _own_part(
+    plan: ForwardPlan, query: Tensor, key: Tensor, value: Tensor, scale: float
+) -> tuple[Tensor, Tensor]:
+    """Every token to its ancestors in its own family: output [tokens, heads, dim] and log-sum-exp."""
+    outs, lses = [], []
+    for bucket in plan.buckets:
+        q, k, v = (_padded(x, bucket) for x in (query, key, value))
+        out, lse = attention_with_lse(q, k, v, scale, causal=bucket.mask is None, mask=bucket.mask)
+        outs.append(out.transpose(1, 2).flatten(0, 1))
+        lses.append(lse.transpose(1, 2).flatten(0, 1))
+    return torch.cat(outs).index_select(0, plan.places), torch.cat(lses).index_select(0, plan.places)
+
+
+def _padded(x: Tensor, bucket: _Bucket) -> Tensor:
+    """[1, heads, tokens, dim] to [families, heads, length, dim], moving whole rows of all heads."""
+    rows = x[0].transpose(0, 1).index_select(0, bucket.gather)
+    return rows.view(bucket.families, -1, *rows.shape[1:]).transpose(1, 2)
+
+
+def attention_with_lse(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scale: float,
+    *,
+    causal: bool = False,
+    mask: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Softmax attention and its log-sum-exp [batch, heads, queries] in float32.
+
+    `mask` is additive; keys and values may have fewer heads (grouped queries). Fused kernels are used
+    where torch has one that returns the log-sum-exp.
+    """
+    if query.device.type == "cpu" and query.shape[-1] == value.shape[-1]:
+        out, lse = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            query, key, value, 0.0, causal, attn_mask=mask, scale=scale
+        )
+        return out, lse.float()
+    key, value = (_all_heads(x, query.shape[1]) for x in (key, value))
+    if query.device.type == "cuda" and mask is None and query.shape[-1] == value.shape[-1]:
+        out, lse, *_ = torch.ops.aten._scaled_dot_product_efficient_attention(
+            query, key, value, None, True, 0.0, causal, scale=scale
+        )
+        # The kernel pads the log-sum-exp to a multiple of its tile.
+        return out, lse[..., : query.shape[2]].float()
+    return plain_attention_with_lse(query, key, value, scale, causal=causal, mask=mask)
+
+
+def plain_attention_with_lse(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scale: float,
+    *,
+    causal: bool = False,
+    mask: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The same by matrix products: the oracle of the fused kernels and their stand-in elsewhere."""
+    key, value = (_all_heads(x, query.shape[1]) for x in (key, value))
+    scores = (query @ key.transpose(-1, -2)).float() * scale
+    if causal:
+        n, m = scores.shape[-2:]
+        scores = scores.masked_fill(
+            ~torch.ones(n, m, dtype=torch.bool, device=scores.device).tril(), -math.inf
+        )
+    if mask is not None:
+        scores = scores + mask
+    lse = torch.logsumexp(scores, dim=-1)
+    return (scores - lse.unsqueeze(-1)).exp().to(value.dtype) @ value, lse
+
+
+def _all_heads(x: Tensor, heads: int) -> Tensor:
+    return x if x.shape[1] == heads else x.repeat_interleave(heads // x.shape[1], dim=1)
+
+
+def _similar(families: tuple[Family, ...]) -> list[list[Family]]:
+    """Split families into runs that pad to less than twice their size."""
+    buckets: list[list[Family]] = []
+    for family in sorted(families, key=len, reverse=True):
+        if buckets and 2 * len(family) > len(buckets[-1][0]):
+            buckets[-1].append(family)
+        else:
+            buckets.append([family])
+    return buckets
+
+
+def _bucket(families: list[Family], device: torch.device, dtype: torch.dtype) -> _Bucket:
+    length = len(families[0])
+    gather = torch.zeros((len(families), length), dtype=torch.long)
+    for b, family in enumerate(families):
+        gather[b, : len(family)] = torch.arange(family.begin, family.end)
+    mask = None
+    if any(f.parents is not None for f in families):
+        mask = torch.stack([_tree_mask(f, length) for f in families]).unsqueeze(1)
+        mask = mask.to(device=device, dtype=dtype)
+    return _Bucket(gather.flatten().to(device), len(families), mask)
+
+
+def _places(buckets: list[list[Family]]) -> Tensor:
+    """[tokens] place of every packed row in the concatenation of the flattened buckets."""
+    places = torch.empty(sum(len(f) for bucket in buckets for f in bucket), dtype=torch.long)
+    offset = 0
+    for bucket in buckets:
+        length = len(bucket[0])
+        for family in bucket:
+            places[family.begin : family.end] = offset + torch.arange(len(family))
+            offset += length
+    return places
+
+
+def _tree_mask(family: Family, length: int) -> Tensor:
+    """Additive [length, length] mask: a row sees itself and its ancestors (padding sees only itself)."""
+    seen = np.eye(length, dtype=np.bool_)
+    parents = np.arange(-1, len(family) - 1) if family.parents is None else family.parents
+    for row, parent in enumerate(parents):
+        if parent >= 0:
+            seen[row] |= seen[parent]
+    return torch.zeros(length, length).masked_fill(~torch.from_numpy(seen), -math.inf)

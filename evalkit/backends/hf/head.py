@@ -1,0 +1,56 @@
+"""From hidden states to log-probabilities, without ever holding [batch, length, vocabulary]."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_LOGITS_AT_ONCE = 1 << 24
+"""float32 logits held at a time (64 MiB)."""
+
+
+class Head:
+    """The output projection, applied only to rows whose next token is scored, in float32.
+
+    Half-precision logits near 20 are 0.125 apart in bfloat16, enough to tie two options; the float32
+    product of the same half-precision operands does not add that rounding.
+    """
+
+    def __init__(self, model: Any) -> None:
+        """Read the projection and the logit transforms of the model's configuration."""
+        projection = model.get_output_embeddings()
+        self._weight: Tensor = projection.weight.detach().float()
+        bias = getattr(projection, "bias", None)
+        self._bias: Tensor | None = None if bias is None else bias.detach().float()
+        config = model.config.get_text_config()
+        self._divide = getattr(config, "logits_scaling", None)
+        self._multiply = getattr(config, "logit_scale", None)
+        self._softcap = getattr(config, "final_logit_softcapping", None)
+
+    def score(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-probability (float32) of each row's target, and whether it is the most likely token.
+
+        Args:
+            hidden: [rows, width].
+            targets: [rows] token ids.
+        """
+        size = max(1, _LOGITS_AT_ONCE // self._weight.shape[0])
+        rows = [slice(i, i + size) for i in range(0, len(hidden), size)]
+        parts = [self._score(hidden[r], targets[r]) for r in rows]
+        return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+
+    def _score(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self._transform(torch.nn.functional.linear(hidden.float(), self._weight, self._bias))
+        chosen = logits.gather(1, targets.unsqueeze(1)).squeeze(1)
+        return chosen - logits.logsumexp(dim=1), chosen >= logits.amax(dim=1)
+
+    def _transform(self, logits: Tensor) -> Tensor:
+        if self._divide:
+            logits = logits / self._divide
+        if self._multiply:
+            logits = logits * self._multiply
+        if self._softcap:
+            logits = torch.tanh(logits / self._softcap) * self._softcap
+        return logits

@@ -1,0 +1,40 @@
+"""Memory habits of CPU inference."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import sys
+
+import torch
+
+_M_TRIM_THRESHOLD = -1
+_M_TOP_PAD = -2
+_M_MMAP_THRESHOLD = -3
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep freed blocks for the next layer instead of returning them to the kernel.
+
+    By default every activation above 32 MiB (and many below) is mapped and unmapped anew, and its
+    pages are faulted in again in every layer: about a third of a small model's time on a CPU.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+        mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
+        mallopt(_M_TOP_PAD, 64 << 20)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch failed for want of memory, on any device."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+
+
+def release() -> None:
+    """Give cached device memory back before a smaller attempt."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,90 @@
+"""A backend without a model: deterministic pseudo-random scores, for tests and overhead measurements."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Collection, Iterator, Sequence
+
+import numpy as np
+
+from evalkit.backends.base import ModelInfo, Usage
+from evalkit.planner import plan
+from evalkit.tokens import EncodedRequest, Ids
+from evalkit.types import ContinuationScore, Response, ScoreResponse
+
+_BATCH_TOKENS = 16384
+
+
+class WordTokenizer:
+    """Words with the blank before them, and every other character on its own: about as long as BPE."""
+
+    leading_ids: tuple[int, ...] = ()
+    prefix_id = 0
+
+    def encode(self, texts: Sequence[str]) -> list[Ids]:
+        """One id per word or character, a hash of its code points."""
+        return [_word_ids(text) for text in texts]
+
+
+def _word_ids(text: str) -> Ids:
+    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.int32).astype(np.int64)
+    if not len(codes):
+        return np.zeros(0, np.int32)
+    word = _IN_WORD[np.minimum(codes, 127)]
+    joins = np.zeros(len(codes), np.bool_)
+    joins[1:] = word[1:] & (word[:-1] | (codes[:-1] == 32))
+    starts = np.flatnonzero(~joins)
+    place = np.arange(len(codes)) - np.repeat(starts, np.diff(starts, append=len(codes)))
+    return (np.add.reduceat((codes + 1) * _POWERS[place % len(_POWERS)], starts) & 0x7FFFFFFF).astype(
+        np.int32
+    )
+
+
+_IN_WORD = np.array([chr(c).isalnum() for c in range(127)] + [False])
+_POWERS = np.array([pow(1_000_003, i, 1 << 31) for i in range(64)], np.int64)
+
+
+class MockBackend:
+    """Plans like a real backend, then draws each score from a hash of the sequence."""
+
+    def __init__(self, name: str = "mock", max_length: int = 1 << 20) -> None:
+        """`name` seeds the scores: two names are two different models."""
+        self.tokenizer = WordTokenizer()
+        self.usage = Usage()
+        self._salt = hashlib.blake2b(name.encode(), digest_size=16).digest()
+        self._info = ModelInfo(name, "mock", "float64", f"mock:{name}", max_length, {"scoring_path": "mock"})
+
+    @property
+    def info(self) -> ModelInfo:
+        """Identity of the mock."""
+        return self._info
+
+    def score(
+        self, requests: Sequence[EncodedRequest], done: Collection[int] = ()
+    ) -> Iterator[tuple[int, Response]]:
+        """Answer in planned order, so that the planner's cost is part of what is measured."""
+        for window in plan(requests, _BATCH_TOKENS):
+            for step in window.steps:
+                if all(i in done for i in step.requests):
+                    continue
+                self.usage.tokens_computed += len(step.tokens)
+                for i in step.finishes:
+                    if i not in done:
+                        yield i, self.score_reference(requests[i])
+
+    def score_reference(self, request: EncodedRequest) -> ScoreResponse:
+        """Scores that depend on the whole sequence and on nothing else."""
+        context = hashlib.blake2b(request.base.tobytes(), digest_size=8, salt=self._salt)
+        scores = []
+        for j, tail in enumerate(request.tails):
+            digest = context.copy()
+            digest.update(tail.tobytes())
+            uniform = (int.from_bytes(digest.digest()) + 0.5) / 2**64
+            n_tokens = request.reported_tokens(j)
+            scores.append(ContinuationScore(n_tokens * (math.log(uniform) - 1), n_tokens, is_greedy=False))
+        return ScoreResponse(tuple(scores))
+
+    def downgrade(self) -> None:
+        """There is only one path."""
+        return

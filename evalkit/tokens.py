@@ -1,0 +1,230 @@
+"""From text requests to token ids: where a continuation begins, and what is cut when it does not fit.
+
+The boundary between context and continuation is found on the tokens of the *whole* string (longest
+common prefix with the context's own tokens), because tokenising the pieces apart can insert or merge
+tokens that the model never sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from evalkit.errors import UsageError
+from evalkit.types import NextToken, Request, ScoreRequest, SpanRequest
+
+Ids = npt.NDArray[np.int32]
+
+_TAIL_CHARS = 48
+"""How much of a context is tokenised again together with each continuation."""
+
+_CHUNK = 2048
+"""Requests tokenised per call: enough to keep the tokenizer's threads busy, little to hold in memory."""
+
+
+class Tokenizer(Protocol):
+    """What the encoder needs from a tokenizer."""
+
+    leading_ids: tuple[int, ...]
+    """Ids the tokenizer itself puts in front of a text (BOS), possibly none."""
+    prefix_id: int
+    """Stands for an empty context: BOS, else EOS."""
+
+    def encode(self, texts: Sequence[str]) -> list[Ids]:
+        """Token ids of each text, without special tokens added."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedRequest:
+    """Token ids of one request: sequence j is `base` followed by `tails[j]`."""
+
+    base: Ids
+    """Ids shared by all sequences of the request."""
+    tails: tuple[Ids, ...]
+    starts: tuple[int, ...]
+    """Per sequence, the index of its first scored token; at least 1."""
+    whole: bool = False
+    """Whether the sequences are whole texts rather than continuations of a context."""
+    truncated: bool = False
+    """Whether ids were cut from the left."""
+
+    def sequence(self, j: int) -> Ids:
+        """All ids of sequence j."""
+        return np.concatenate([self.base, self.tails[j]])
+
+    def length(self, j: int) -> int:
+        """Number of ids of sequence j."""
+        return len(self.base) + len(self.tails[j])
+
+    def reported_tokens(self, j: int) -> int:
+        """Tokens of continuation j; of a whole text all tokens, the unscored first one included."""
+        return self.length(j) - (0 if self.whole else self.starts[j])
+
+    @property
+    def n_inputs(self) -> int:
+        """Tokens the longest sequence feeds to the model (its last token is only predicted)."""
+        return max(self.length(j) for j in range(len(self.tails))) - 1
+
+    @property
+    def n_logical(self) -> int:
+        """Tokens a plain harness computes: each distinct input of this request once, nothing shared."""
+        inputs = {tail[:-1].tobytes(): len(tail) - 1 for tail in self.tails}
+        return sum(len(self.base) + n for n in inputs.values())
+
+    def kept_right(self, n_inputs: int) -> EncodedRequest:
+        """The same request with ids cut from the left until every sequence feeds at most `n_inputs`."""
+        cut = max(0, self.n_inputs - n_inputs)
+        if cut == 0:
+            return self
+        starts = tuple(start - cut for start in self.starts)
+        if min(starts) < 1 or cut >= len(self.base):
+            raise UsageError(
+                f"an answer option alone is longer than the model's context of {n_inputs} tokens; "
+                "use a model with a longer context"
+            )
+        return EncodedRequest(self.base[cut:], self.tails, starts, self.whole, truncated=True)
+
+
+def encode(tokenizer: Tokenizer, requests: Sequence[Request]) -> Iterator[EncodedRequest]:
+    """Tokenise requests in order.
+
+    Raises:
+        UsageError: a continuation tokenises to nothing.
+    """
+    for begin in range(0, len(requests), _CHUNK):
+        chunk = requests[begin : begin + _CHUNK]
+        score = iter(_encode_scores(tokenizer, [r for r in chunk if isinstance(r, ScoreRequest)]))
+        span = iter(_encode_spans(tokenizer, [r for r in chunk if isinstance(r, SpanRequest)]))
+        for request in chunk:
+            yield next(score if isinstance(request, ScoreRequest) else span)
+
+
+def has_leading_ids(tokenizer: Tokenizer, ids: Ids) -> bool:
+    """Whether a text already spells out the tokenizer's own leading tokens (as chat templates do)."""
+    n = len(tokenizer.leading_ids)
+    return n > 0 and tuple(int(i) for i in ids[:n]) == tokenizer.leading_ids
+
+
+def _with_leading(tokenizer: Tokenizer, ids: Ids) -> Ids:
+    if not tokenizer.leading_ids or has_leading_ids(tokenizer, ids):
+        return ids
+    return np.concatenate([np.asarray(tokenizer.leading_ids, np.int32), ids])
+
+
+def _encode_spans(tokenizer: Tokenizer, requests: Sequence[SpanRequest]) -> Iterator[EncodedRequest]:
+    encoded = iter(tokenizer.encode([text for r in requests for text in r.texts]))
+    for request in requests:
+        sequences = [_with_leading(tokenizer, next(encoded)) for _ in request.texts]
+        if min(map(len, sequences)) < 2:
+            raise UsageError(f"a text of {request.texts!r:.80} has no token that could be scored")
+        # Keep at least one token in every tail, so that a sequence's last token is never in the base.
+        shared = min(common_prefix(sequences[0], s) for s in sequences)
+        shared = min(shared, min(map(len, sequences)) - 1)
+        yield EncodedRequest(
+            sequences[0][:shared], tuple(s[shared:] for s in sequences), (1,) * len(sequences), whole=True
+        )
+
+
+def _encode_scores(tokenizer: Tokenizer, requests: Sequence[ScoreRequest]) -> Iterator[EncodedRequest]:
+    splits = [_split_trailing_space(r) for r in requests]
+    contexts = tokenizer.encode([context for context, _ in splits])
+    boundary = _Boundary(
+        tokenizer, [context for context, _ in splits], [space for _, space in splits], requests
+    )
+    for i, (request, ids) in enumerate(zip(requests, contexts, strict=True)):
+        yield _join(
+            tokenizer, request, ids, [boundary.tail(i, j, ids) for j in range(len(request.continuations))]
+        )
+
+
+def _split_trailing_space(request: ScoreRequest) -> tuple[str, str]:
+    """Trailing blanks of a context belong to the continuation: tokens carry blanks in front."""
+    stripped = request.context.rstrip()
+    return stripped, request.context[len(stripped) :]
+
+
+def _join(
+    tokenizer: Tokenizer, request: ScoreRequest, context: Ids, tails: list[tuple[int, Ids]]
+) -> EncodedRequest:
+    """Put (kept context ids, tail) pairs over one common base."""
+    lead = len(tokenizer.leading_ids)
+    if len(context) == 0:
+        full, lead = np.asarray([tokenizer.prefix_id], np.int32), 1
+    else:
+        full = _with_leading(tokenizer, context)
+        lead = len(full) - len(context)
+    for (_, tail), continuation in zip(tails, request.continuations, strict=True):
+        if len(tail) == 0:
+            raise UsageError(
+                f"the option {continuation!r} tokenises to nothing after the context "
+                f"'…{request.context[-40:]}'; give it a text the tokenizer can encode"
+            )
+    base = min(kept for kept, _ in tails)
+    joined = tuple(np.concatenate([context[base:kept], tail]) for kept, tail in tails)
+    starts = tuple(max(1, lead + kept) for kept, _ in tails)
+    return EncodedRequest(full[: lead + base], joined, starts)
+
+
+class _Boundary:
+    """Finds each continuation's ids by tokenising the end of its context together with it.
+
+    Tokenising the whole string once per option would cost several times the context. The end of the
+    context, cut at a line break, is enough whenever its tokens on their own agree with the context's
+    last tokens; otherwise the whole string is tokenised.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        contexts: Sequence[str],
+        spaces: Sequence[str],
+        requests: Sequence[ScoreRequest],
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._contexts = contexts
+        self._spaces = spaces
+        self._requests = requests
+        self._endings = [context[_ending_start(context) :] for context in contexts]
+        texts = dict.fromkeys(self._endings)
+        for ending, space, request in zip(self._endings, spaces, requests, strict=True):
+            texts.update(dict.fromkeys(_piece(c, ending, space) for c in request.continuations))
+        self._ids = dict(zip(texts, tokenizer.encode(list(texts)), strict=True))
+
+    def tail(self, i: int, j: int, context: Ids) -> tuple[int, Ids]:
+        """(number of context ids kept, ids that follow them) for continuation j of request i."""
+        continuation = self._requests[i].continuations[j]
+        ending = self._endings[i]
+        if isinstance(continuation, NextToken):
+            return len(context), self._ids[continuation.text][-1:]
+        ending_ids = self._ids[ending]
+        joined = self._ids[_piece(continuation, ending, self._spaces[i])]
+        shared = common_prefix(ending_ids, joined)
+        before = len(context) - len(ending_ids)
+        whole_context = len(ending) == len(self._contexts[i])
+        if whole_context or (
+            shared > 1 and before > 0 and np.array_equal(ending_ids[1:], context[before + 1 :])
+        ):
+            return before + shared, joined[shared:]
+        (whole,) = self._tokenizer.encode([self._contexts[i] + self._spaces[i] + continuation])
+        shared = common_prefix(context, whole)
+        return shared, whole[shared:]
+
+
+def _piece(continuation: str | NextToken, ending: str, space: str) -> str:
+    return continuation.text if isinstance(continuation, NextToken) else ending + space + continuation
+
+
+def _ending_start(context: str) -> int:
+    return max(0, context.rfind("\n", 0, max(0, len(context) - _TAIL_CHARS)))
+
+
+def common_prefix(a: Ids, b: Ids) -> int:
+    """Length of the longest common prefix of two id arrays."""
+    n = min(len(a), len(b))
+    differ = np.flatnonzero(a[:n] != b[:n])
+    return int(differ[0]) if len(differ) else n
