@@ -1,0 +1,59 @@
+"""The command line. Every command is a thin layer over the library; heavy imports wait until needed."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+import typer
+
+from evalkit._version import __version__
+from evalkit.cli import data, doctor, models, run, tasks
+from evalkit.errors import EvalkitError
+
+app = typer.Typer(
+    name="evalkit",
+    help="Evaluate language models exactly and fast.\n\n"
+    "Try it:  evalkit run --model demo --tasks cmmlu --data sample",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command("run")(run.run)
+app.command("rescore")(run.rescore)
+app.add_typer(tasks.app, name="tasks")
+app.add_typer(models.app, name="models")
+app.add_typer(data.app, name="data")
+app.command("doctor")(doctor.doctor)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    version: bool = typer.Option(False, "--version", help="Print the version and exit."),
+    verbose: bool = typer.Option(False, "--verbose", "-v", help="Say more on stderr."),
+) -> None:
+    logging.basicConfig(
+        stream=sys.stderr,
+        format="%(levelname)s %(message)s",
+        level=logging.INFO if verbose else logging.WARNING,
+    )
+    if version:
+        typer.echo(f"evalkit {__version__}")
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command line; expected errors become one clear line and their exit code."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    try:
+        app()
+    except EvalkitError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        # The reader of our output went away (`evalkit tasks | head`): not an error of ours.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)

@@ -1,0 +1,40 @@
+"""Values the options of several commands accept."""
+
+from __future__ import annotations
+
+import re
+
+import typer
+
+from evalkit.errors import UsageError, unknown_name
+
+DATA = typer.Option(
+    "auto",
+    "--data",
+    help="Where benchmark data comes from: a folder in the official layout, 'hub', 'sample' (a small "
+    "made-up set that ships with evalkit), or 'auto' ($EVALKIT_DATA, else the hub).",
+)
+OFFLINE = typer.Option(False, "--offline", help="Never open a network connection.")
+
+
+def one_of(option: str, value: str, known: tuple[str, ...]) -> str:
+    """Check an option that takes one of a few words.
+
+    Raises:
+        UsageError: naming the nearest ones.
+    """
+    if value not in known:
+        raise unknown_name(f"value for {option}", value, known)
+    return value
+
+
+def error_limit(text: str, samples: int) -> int:
+    """Errors that `--max-errors N` or `P%` allows among `samples`.
+
+    Raises:
+        UsageError: neither a number nor a percentage.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(%?)", text)
+    if not match or (not match[2] and "." in match[1]):
+        raise UsageError(f"--max-errors '{text}': give a number of samples, or a percentage such as 1%")
+    return int(float(match[1]) * samples / 100) if match[2] else int(match[1])

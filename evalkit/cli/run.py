@@ -1,0 +1,183 @@
+"""`evalkit run` and `evalkit rescore`."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from evalkit.cli.options import DATA, OFFLINE, error_limit, one_of
+from evalkit.errors import RunInterrupted, UntrustedResultError, UsageError
+
+if TYPE_CHECKING:
+    from evalkit.backends.base import Backend
+
+BACKENDS = ("hf", "mock")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+def run(
+    model: str = typer.Option(
+        ..., help="demo, demo-moe, a folder in transformers format, or a hub id such as org/name."
+    ),
+    tasks: str = typer.Option(
+        ..., help="Comma-separated specs <task>[@<protocol>][:<split>][:<k>shot], suites, or task files."
+    ),
+    backend: str = typer.Option("hf", help="Engine: hf (transformers) or mock (no model, random scores)."),
+    dtype: str = typer.Option("auto", help="float32, bfloat16, float16, or auto (the checkpoint's own)."),
+    device: str = typer.Option("auto", help="cpu, cuda, cuda:N, or auto (a GPU where there is one)."),
+    revision: str = typer.Option(None, help="Branch, tag or commit of a hub model."),
+    trust_remote_code: bool = typer.Option(
+        False, "--trust-remote-code", help="Let Python code that comes with the model run on this machine."
+    ),
+    shots: int = typer.Option(None, help="Few-shot examples, for every task whose spec does not say."),
+    split: str = typer.Option(None, help="Split, for every task whose spec does not say."),
+    subsets: str = typer.Option("", help="Only these subsets (for example subjects), comma-separated."),
+    limit: int = typer.Option(None, help="Only the first N samples of each subset."),
+    data: str = DATA,
+    offline: bool = OFFLINE,
+    seed: int = typer.Option(0, help="Seed of everything random; recorded in the manifest."),
+    batch_tokens: int = typer.Option(
+        None, help="Token budget of one forward pass (default: 2048 on CPU, 16384 on GPU)."
+    ),
+    output: Path = typer.Option(None, help="Run directory (default: runs/<UTC time>-<model>-<6 hex>)."),
+    resume: bool = typer.Option(False, "--resume", help="Continue an interrupted run in --output."),
+    max_errors: str = typer.Option(
+        "0", help="Exit with 3 if more samples fail than this: N, or a percentage P%."
+    ),
+    log_prompts: bool = typer.Option(False, "--log-prompts", help="Keep every prompt in samples.parquet."),
+    quiet: bool = typer.Option(False, "--quiet", "-q", help="No progress, only the result."),
+    as_json: bool = typer.Option(
+        False, "--json", help="Print the result document to stdout, and nothing else there."
+    ),
+) -> None:
+    """Evaluate a model on benchmarks and write a run directory.
+
+    \b
+    Examples:
+      evalkit run --model demo --tasks cmmlu --data sample
+      evalkit run --model demo --tasks ceval,cmmlu@lm-eval:test:5shot --dtype float32
+      evalkit run --model ./my-model --tasks mmlu --limit 20 --output runs/quick
+      evalkit run --model demo --tasks mmlu --output runs/quick --resume
+    """
+    from evalkit.cli.progress import TerminalProgress
+    from evalkit.data.source import open_source
+    from evalkit.runner import RunOptions, Silent
+    from evalkit.runner import run as run_tasks
+    from evalkit.store import RunStore, default_output
+
+    one_of("--backend", backend, BACKENDS)
+    one_of("--dtype", dtype, DTYPES)
+    error_limit(max_errors, 0)
+    if batch_tokens is not None and batch_tokens < 1:
+        raise UsageError(f"--batch-tokens {batch_tokens}: at least 1 is needed")
+    if resume and output is None:
+        raise UsageError("--resume needs --output, the run directory to continue")
+    store = RunStore(output or default_output(Path(model).name))
+    options = RunOptions(model, tasks, shots, split, _names(subsets), limit, seed, log_prompts)
+
+    def load() -> Backend:
+        if backend == "mock":
+            from evalkit.backends.mock import MockBackend
+
+            return MockBackend(model)
+        return _load_hf(
+            model,
+            dtype=dtype,
+            device=device,
+            batch_tokens=batch_tokens,
+            trust_remote_code=trust_remote_code,
+            revision=revision,
+            offline=offline,
+        )
+
+    signal.signal(signal.SIGTERM, _stop)
+    source = open_source(data, offline=offline)
+    progress = Silent() if quiet else TerminalProgress()
+    try:
+        results = run_tasks(options, source, load, store, resume=resume, progress=progress)
+    except (KeyboardInterrupt, RunInterrupted) as error:
+        raise RunInterrupted(
+            f"{error or 'interrupted'}; continue with: {_resume_command(store.root)}"
+        ) from None
+    finally:
+        progress.finish()
+    _show(results, store.root, as_json=as_json)
+    _check_errors(results, max_errors)
+
+
+def rescore(
+    run_dir: Path = typer.Argument(..., help="A finished run directory.", metavar="RUN"),
+    as_json: bool = typer.Option(False, "--json", help="Print the result document to stdout."),
+) -> None:
+    """Judge a finished run again from its stored scores, without inference."""
+    from evalkit.runner import rescore as rescore_run
+    from evalkit.store import RunStore
+
+    _show(rescore_run(RunStore(run_dir)), run_dir, as_json=as_json)
+
+
+def _load_hf(name: str, **options: Any) -> Backend:
+    try:
+        from evalkit.backends.hf.backend import HfBackend
+    except ImportError as error:
+        raise UsageError(
+            f"the hf backend needs {error.name or error}: pip install 'evalkit[hf]' "
+            "(on a machine without a GPU, install torch's CPU build first)"
+        ) from error
+    return HfBackend.from_name(name, **options)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _stop(signum: int, frame: object) -> None:
+    """Treat a polite request to end like Ctrl-C, so that the message says how to go on."""
+    raise KeyboardInterrupt
+
+
+def _resume_command(output: Path) -> str:
+    """The command line that continues this run."""
+    arguments = [a for a in sys.argv[1:] if a != "--resume"]
+    if not any(a == "--output" or a.startswith("--output=") for a in arguments):
+        arguments += ["--output", str(output)]
+    return shlex.join(["evalkit", *arguments, "--resume"])
+
+
+def _show(results: dict[str, Any], root: Path, *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(results, ensure_ascii=False, indent=1))
+        return
+    from rich.console import Console
+
+    from evalkit.reports.summary import terminal
+
+    manifest = json.loads((root / "manifest.json").read_text("utf-8"))
+    # A file or a pipe has no width of its own: give the table what it needs.
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(terminal(results))
+    for warning in _warnings(results, manifest):
+        console.print(f"warning: {warning}", style="yellow", markup=False)
+    console.print(f"written to {root}", markup=False)
+
+
+def _warnings(results: dict[str, Any], manifest: dict[str, Any]) -> list[str]:
+    from evalkit.reports.summary import warnings
+
+    return list(warnings(results, manifest))
+
+
+def _check_errors(results: dict[str, Any], max_errors: str) -> None:
+    counters = [task["counters"] for task in results["tasks"].values()]
+    errors, samples = (sum(c[key] for c in counters) for key in ("errors", "samples"))
+    if errors > error_limit(max_errors, samples):
+        raise UntrustedResultError(
+            f"{errors} of {samples} samples could not be scored (limit {max_errors}); "
+            "the column `error` of samples.parquet says why"
+        )

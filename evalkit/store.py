@@ -1,0 +1,233 @@
+"""The run directory: manifest, journal while running, results, samples and report when done."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+from evalkit.errors import DataError, UsageError
+from evalkit.types import ContinuationScore, Outcome, ScoreResponse
+
+SCHEMA_VERSION = 1
+
+
+class RunStore:
+    """Files of one run; nothing already scored is ever lost.
+
+    The journal gains one flushed line per scored sample, so a killed process loses at most the
+    samples of the batch in flight. A line cut short by a kill or a full disk is dropped on resume.
+    """
+
+    def __init__(self, root: Path) -> None:
+        """`root` is the run directory; it is created when first written to."""
+        self.root = root
+        self._journal = root / "journal" / "responses.jsonl"
+        self._file: IO[str] | None = None
+
+    @property
+    def run_id(self) -> str:
+        """Name of the run directory."""
+        return self.root.name
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether results have been written."""
+        return (self.root / "results.json").is_file() and not self._journal.exists()
+
+    # -- while running --------------------------------------------------------------------------
+
+    def begin(self, manifest: Mapping[str, Any]) -> None:
+        """Write the manifest and open the journal for appending."""
+        self._journal.parent.mkdir(parents=True, exist_ok=True)
+        self.write_json("manifest.json", manifest)
+        self._drop_partial_line()
+        self._file = self._journal.open("a", encoding="utf-8")
+
+    def _drop_partial_line(self) -> None:
+        if not self._journal.exists():
+            return
+        content = self._journal.read_bytes()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            with self._journal.open("r+b") as file:
+                file.truncate(whole)
+
+    def append(self, task: str, index: int, response: ScoreResponse) -> None:
+        """Record one response."""
+        assert self._file is not None, "begin() comes first"
+        scores = [[s.logprob, s.n_tokens, s.is_greedy] for s in response.scores]
+        self._file.write(json.dumps([task, index, scores], ensure_ascii=False) + "\n")
+        self._file.flush()
+
+    def responses(self) -> dict[str, dict[int, ScoreResponse]]:
+        """Everything in the journal: task name to sample index to response."""
+        found: dict[str, dict[int, ScoreResponse]] = {}
+        if not self._journal.exists():
+            return found
+        for line in self._journal.read_text("utf-8").splitlines(keepends=True):
+            if line.endswith("\n"):
+                task, index, scores = json.loads(line)
+                response = ScoreResponse(tuple(ContinuationScore(*s) for s in scores))
+                found.setdefault(task, {})[index] = response
+        return found
+
+    def close(self) -> None:
+        """Close the journal; safe to call at any time."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    # -- when done ------------------------------------------------------------------------------
+
+    def finish(
+        self,
+        manifest: Mapping[str, Any],
+        results: Mapping[str, Any],
+        outcomes: Sequence[Outcome],
+        report: str,
+    ) -> None:
+        """Write the final files, then drop the journal."""
+        self.close()
+        self.write_samples(outcomes)
+        self.write_text("report.md", report)
+        self.write_json("manifest.json", manifest)
+        self.write_json("results.json", results)
+        shutil.rmtree(self._journal.parent, ignore_errors=True)
+
+    def write_json(self, name: str, document: Mapping[str, Any]) -> None:
+        """Write a JSON file in one piece: it is there whole or not at all."""
+        self.write_text(name, json.dumps(document, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a text file in one piece."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        partial = self.root / f".{name}.partial"
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(self.root / name)
+
+    def write_samples(self, outcomes: Sequence[Outcome]) -> None:
+        """Write `samples.parquet`, one row per sample in dataset order."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        rows = [_row(outcome) for outcome in outcomes]
+        columns = {name: [row[name] for row in rows] for name in _COLUMNS}
+        if all(prompt is None for prompt in columns["prompt"]):
+            del columns["prompt"]
+        table = pa.table(
+            {name: pa.array(values, _arrow_type(_COLUMNS[name])) for name, values in columns.items()}
+        )
+        partial = self.root / ".samples.parquet.partial"
+        pq.write_table(table, partial, compression="zstd")
+        partial.replace(self.root / "samples.parquet")
+
+    # -- reading --------------------------------------------------------------------------------
+
+    def read_json(self, name: str) -> dict[str, Any]:
+        """Read a JSON file of the run.
+
+        Raises:
+            UsageError: this is not a run directory.
+            DataError: the file is damaged.
+        """
+        path = self.root / name
+        if not path.is_file():
+            raise UsageError(f"'{self.root}' holds no finished run ({name} is missing)")
+        try:
+            document: dict[str, Any] = json.loads(path.read_text("utf-8"))
+        except ValueError as error:
+            raise DataError(f"{path}: not valid JSON ({error}); restore the file or run again") from error
+        return document
+
+    def read_samples(self) -> list[Outcome]:
+        """Read `samples.parquet` back.
+
+        Raises:
+            UsageError: there is none.
+            DataError: the file is damaged.
+        """
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        path = self.root / "samples.parquet"
+        if not path.is_file():
+            raise UsageError(f"'{self.root}' holds no finished run (samples.parquet is missing)")
+        try:
+            rows = pq.read_table(path).to_pylist()
+        except (pa.ArrowInvalid, OSError) as error:
+            raise DataError(f"{path}: not a readable parquet file ({error}); run again") from error
+        return [_outcome(row) for row in rows]
+
+
+_COLUMNS = {
+    "task": "string",
+    "subset": "string",
+    "sample_id": "string",
+    "prompt_sha256": "string",
+    "prediction": "string",
+    "target": "string",
+    "correct": "double",
+    "metrics": "string",
+    "choice_logprobs": "list<double>",
+    "choice_tokens": "list<int32>",
+    "completion": "string",
+    "finish_reason": "string",
+    "truncated": "bool",
+    "error": "string",
+    "prompt": "string",
+}
+
+
+def _arrow_type(name: str) -> Any:
+    import pyarrow as pa
+
+    types = {"list<double>": pa.list_(pa.float64()), "list<int32>": pa.list_(pa.int32()), "bool": pa.bool_()}
+    return types.get(name) or getattr(pa, {"double": "float64"}.get(name, name))()
+
+
+def _row(outcome: Outcome) -> dict[str, Any]:
+    metrics = {} if outcome.correct is None else {"acc": outcome.correct}
+    row = {name: getattr(outcome, name, None) for name in _COLUMNS}
+    return row | {"metrics": json.dumps(metrics)}
+
+
+def _outcome(row: Mapping[str, Any]) -> Outcome:
+    fields: dict[str, Any] = {name: row.get(name) for name in Outcome.__slots__}
+    for name in ("choice_logprobs", "choice_tokens"):
+        if fields[name] is not None:
+            fields[name] = tuple(fields[name])
+    return Outcome(**fields)
+
+
+def default_output(model: str) -> Path:
+    """`runs/<UTC time>-<model>-<6 hex>`."""
+    safe = "".join(c if c.isalnum() or c in "-._" else "-" for c in model)
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+    return Path("runs") / f"{stamp}-{safe}-{os.urandom(3).hex()}"
+
+
+def digest(parts: Iterable[bytes]) -> str:
+    """sha256 over length-prefixed parts, so that no two lists of parts collide by their joints."""
+    total = hashlib.sha256()
+    for part in parts:
+        total.update(len(part).to_bytes(8))
+        total.update(part)
+    return total.hexdigest()
+
+
+def outcome_bytes(outcomes: Iterable[Outcome]) -> Iterator[bytes]:
+    """The judged part of each outcome, for the top rung of the hash ladder."""
+    for o in outcomes:
+        yield json.dumps([o.subset, o.sample_id, o.prediction, o.target, o.correct, o.error]).encode()
+
+
+def response_bytes(outcomes: Iterable[Outcome]) -> Iterator[bytes]:
+    """The measured part of each outcome."""
+    for o in outcomes:
+        yield json.dumps([o.subset, o.sample_id, o.choice_logprobs, o.choice_tokens]).encode()
