@@ -257,7 +257,8 @@ class _WindowPlanner:
             carry, node = stack.pop()
             size = node.size + sum(map(len, carry))
             saving = (node.end - context_len) * (node.paths - 1)
-            if size <= (self._batch_tokens if node.paths == 1 else self._tree_limit(saving, size, node)):
+            limit = self._batch_tokens if node.paths == 1 else self._tree_limit(saving, size, node)
+            if size <= min(limit, self._batch_tokens):
                 families.append((carry, node))
             elif saving >= MIN_SAVING or node.sequences or node.end - context_len > self._batch_tokens:
                 prefixes.append((*carry, node))

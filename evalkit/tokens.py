@@ -22,7 +22,7 @@ Ids = npt.NDArray[np.int32]
 _TAIL_CHARS = 48
 """How much of a context is tokenised again together with each continuation."""
 
-_CHUNK = 2048
+_CHUNK = 256
 """Requests tokenised per call: enough to keep the tokenizer's threads busy, little to hold in memory."""
 
 
@@ -32,7 +32,7 @@ class Tokenizer(Protocol):
     leading_ids: tuple[int, ...]
     """Ids the tokenizer itself puts in front of a text (BOS), possibly none."""
     prefix_id: int
-    """Stands for an empty context: BOS, else EOS."""
+    """Stands in front where a context leaves no token of its own: BOS, else EOS."""
 
     def encode(self, texts: Sequence[str]) -> list[Ids]:
         """Token ids of each text, without special tokens added."""
@@ -152,12 +152,6 @@ def _join(
     tokenizer: Tokenizer, request: ScoreRequest, context: Ids, tails: list[tuple[int, Ids]]
 ) -> EncodedRequest:
     """Put (kept context ids, tail) pairs over one common base."""
-    lead = len(tokenizer.leading_ids)
-    if len(context) == 0:
-        full, lead = np.asarray([tokenizer.prefix_id], np.int32), 1
-    else:
-        full = _with_leading(tokenizer, context)
-        lead = len(full) - len(context)
     for (_, tail), continuation in zip(tails, request.continuations, strict=True):
         if len(tail) == 0:
             raise UsageError(
@@ -165,8 +159,13 @@ def _join(
                 f"'…{request.context[-40:]}'; give it a text the tokenizer can encode"
             )
     base = min(kept for kept, _ in tails)
+    full = _with_leading(tokenizer, context)
+    if len(context) == 0 or (base == 0 and len(full) == len(context)):
+        # An empty context, or one that merges into an option whole, leaves nothing to predict from.
+        full = np.concatenate([np.asarray([tokenizer.prefix_id], np.int32), context])
+    lead = len(full) - len(context)
     joined = tuple(np.concatenate([context[base:kept], tail]) for kept, tail in tails)
-    starts = tuple(max(1, lead + kept) for kept, _ in tails)
+    starts = tuple(lead + kept for kept, _ in tails)
     return EncodedRequest(full[: lead + base], joined, starts)
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,15 +84,15 @@ class ForwardPlan:
     max_position: int
 
 
-_active: ForwardPlan | None = None
+_active: ContextVar[ForwardPlan | None] = ContextVar("evalkit_forward_plan", default=None)
+"""A context variable, since steps may run in several threads at once."""
 
 
 @contextmanager
 def running(step: Step, cache: KVCache, device: torch.device, dtype: torch.dtype) -> Iterator[None]:
     """Make `step` the one that attention calls belong to."""
-    global _active
     groups = _similar(step.families)
-    _active = ForwardPlan(
+    plan = ForwardPlan(
         cache,
         step.context_len,
         step.keep,
@@ -99,10 +100,11 @@ def running(step: Step, cache: KVCache, device: torch.device, dtype: torch.dtype
         _places(groups).to(device),
         int(step.positions.max()),
     )
+    token = _active.set(plan)
     try:
         yield
     finally:
-        _active = None
+        _active.reset(token)
 
 
 def register() -> None:
@@ -127,7 +129,7 @@ def cascade_attention(
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
     """Attention of the running step; query [1, heads, tokens, dim] to output [1, tokens, heads, dim]."""
-    plan = _active
+    plan = _active.get()
     if plan is None:
         raise UnsupportedAttention("called outside a planned step")
     _refuse_extras(plan, kwargs)

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 import logging
+import math
+import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -37,9 +42,14 @@ class HfBackend:
         self.usage = Usage()
         self._batch_tokens = batch_tokens or _DEFAULT_BATCH_TOKENS.get(loaded.model.device.type, 4096)
         self._head = Head(loaded.model)
+        self._longest_shared = _longest_shared(loaded.model.config.get_text_config())
         self._native_attention: str = loaded.model.config._attn_implementation
         self._factories = _supported_paths(loaded.model, self._native_attention)
         self._path: Path = self._factories.pop(0)()
+        self._lock = threading.Lock()
+        self._threads = torch.get_num_threads()
+        on_cpu = loaded.model.device.type == "cpu"
+        self._workers = ThreadPoolExecutor(self._threads) if on_cpu and self._threads > 1 else None
 
     @classmethod
     def from_name(
@@ -83,56 +93,122 @@ class HfBackend:
         self, requests: Sequence[EncodedRequest], done: Collection[int] = ()
     ) -> Iterator[tuple[int, Response]]:
         """Score everything not in `done`, window by window of the plan."""
-        for window in plan(requests, self._batch_tokens):
-            yield from self._score_window(window, requests, done)
+        shared = [i for i, request in enumerate(requests) if request.n_inputs <= self._longest_shared]
+        planned = [requests[i] for i in shared]
+        planned_done = {k for k, i in enumerate(shared) if i in done}
+        for window in plan(planned, self._batch_tokens):
+            for k, response in self._score_window(window, planned, planned_done):
+                yield shared[k], response
+            memory.return_unused()
+        for i in sorted(set(range(len(requests))).difference(shared, done)):
+            yield i, self._score_alone(requests[i])
+
+    def _score_alone(self, request: EncodedRequest) -> Response:
+        try:
+            response = self.score_reference(request)
+        except RuntimeError as error:
+            if not memory.is_out_of_memory(error):
+                raise
+            return Failure(_out_of_memory(request.n_inputs))
+        self.usage.tokens_computed += request.n_logical
+        return response
 
     def _score_window(
         self, window: Window, requests: Sequence[EncodedRequest], done: Collection[int]
     ) -> Iterator[tuple[int, Response]]:
         edges = _EdgeScores(window.n_edges)
-        failed: dict[int, str] = {}
-        for step in window.steps:
-            if all(i in done for i in step.requests):
-                continue
-            if error := self._run(step, _context_ids(window, step), edges):
-                failed.update(dict.fromkeys(step.requests, error))
+        reasons: dict[int, str] = {}
+        for step, error in self._run_all(window, edges, done):
+            if error:
+                reasons.update(dict.fromkeys(step.requests, error))
             for i in step.finishes:
                 if i not in done:
-                    yield (
-                        i,
-                        Failure(failed[i])
-                        if i in failed
-                        else edges.response(requests[i], window.sequence_edges[i]),
-                    )
+                    yield i, edges.response(requests[i], window.sequence_edges[i], reasons.get(i, ""))
+
+    def _run_all(
+        self, window: Window, edges: _EdgeScores, done: Collection[int]
+    ) -> Iterator[tuple[Step, str | None]]:
+        """Run what is not done, in order; steps that only read one cached context share the cores.
+
+        On a CPU, one step per core beats all cores on one step: no core waits for another after every
+        one of a layer's many small operations, and a busy machine slows down only in proportion.
+        """
+        broken: dict[int, str] = {}
+        for (below, keep), group in itertools.groupby(window.steps, key=lambda step: (step.context, step.keep)):
+            members = list(group)
+            context = _context_ids(window, members[0])
+            # Decided before leaving out what is done: how many threads compute a step can change its
+            # last bits, and a resumed run must repeat them.
+            in_parallel = len(members) > 1 and not keep
+            wanted = [step for step in members if not all(i in done for i in step.requests)]
+            if below in broken:  # Without its context a step cannot run.
+                yield from ((step, broken[below]) for step in wanted)
+            elif in_parallel and self._workers is not None and self._path.independent:
+                yield from self._run_in_parallel(wanted, context, edges)
+            else:
+                yield from ((step, self._run_here(step, context, edges)) for step in wanted)
+
+    def _run_in_parallel(
+        self, steps: Sequence[Step], context: Ids, edges: _EdgeScores
+    ) -> Iterator[tuple[Step, str | None]]:
+        assert self._workers is not None
+        run = functools.partial(self._run_on_one_core, context=context, edges=edges)
+        # A change of path changes the model, so it waits until no thread is inside it.
+        held: list[tuple[Step, str | UnsupportedAttention | None]] = []
+        for step, outcome in zip(steps, self._workers.map(run, steps), strict=True):
+            if held or isinstance(outcome, UnsupportedAttention):
+                held.append((step, outcome))
+            else:
+                yield step, outcome
+        torch.set_num_threads(self._threads)
+        for step, outcome in held:
+            if isinstance(outcome, UnsupportedAttention):
+                yield step, self._run_here(step, context, edges)
+            else:
+                yield step, outcome
+
+    @torch.inference_mode()
+    def _run_on_one_core(
+        self, step: Step, context: Ids, edges: _EdgeScores
+    ) -> str | UnsupportedAttention | None:
+        torch.set_num_threads(1)
+        try:
+            return self._run(step, context, edges)
+        except UnsupportedAttention as error:
+            return error
+
+    def _run_here(self, step: Step, context: Ids, edges: _EdgeScores) -> str | None:
+        """Run one step, changing to a simpler path where this one cannot."""
+        while True:
+            try:
+                return self._run(step, context, edges)
+            except UnsupportedAttention as error:
+                _log.warning("the %s path does not support this model's attention: %s", self._path.name, error)
+                if self.downgrade() is None:
+                    raise
 
     def _run(self, step: Step, context: Ids, edges: _EdgeScores) -> str | None:
         """Run one step, splitting it as long as it does not fit into memory; return what went wrong."""
+        path = self._path
         try:
-            hidden = self._path.run(step, context)
-        except UnsupportedAttention as error:
-            _log.warning("the %s path does not support this model's attention: %s", self._path.name, error)
-            if self.downgrade() is None:
-                raise
-            return self._run(step, context, edges)
+            hidden = path.run(step, context)
         except RuntimeError as error:
             if not memory.is_out_of_memory(error):
                 raise
             hidden = None
         if hidden is None:  # outside of `except`, where the traceback would still hold the tensors
             return self._run_halves(step, context, edges)
-        self.usage.tokens_computed += self._path.tokens(step)
         if len(step.edge_ids):
             targets = torch.from_numpy(step.edge_tokens.astype(np.int64)).to(hidden.device)
             edges.store(step.edge_ids, *self._head.score(hidden, targets))
+        with self._lock:
+            self.usage.tokens_computed += path.tokens(step)
         return None
 
     def _run_halves(self, step: Step, context: Ids, edges: _EdgeScores) -> str | None:
         memory.release()
         if len(step.families) < 2:
-            return (
-                f"out of memory on one group of sequences with {len(step.tokens)} tokens; "
-                "use a smaller --batch-tokens or --dtype, or a larger device"
-            )
+            return _out_of_memory(len(step.tokens))
         _log.warning("out of memory on %d tokens: splitting the batch", len(step.tokens))
         errors = [self._run(half, context, edges) for half in step.halves()]
         return next((error for error in errors if error), None)
@@ -168,10 +244,10 @@ def _supported_paths(model: Any, native_attention: str) -> list[Callable[[], Pat
     """Scoring paths this model can use, best first."""
     config = model.config.get_text_config()
     paths: list[Callable[[], Path]] = [lambda: PlainPath(model, native_attention)]
-    if not _full_attention(config):
+    if getattr(model, "_is_stateful", False) or not _full_attention(config):
         return paths
     paths.insert(0, lambda: ExpandedPath(model, native_attention))
-    if getattr(model, "_supports_attention_backend", False) and not _length_dependent_rope(config):
+    if getattr(model, "_supports_attention_backend", False):
         paths.insert(0, lambda: TreePath(model))
     return paths
 
@@ -182,10 +258,19 @@ def _full_attention(config: Any) -> bool:
     return kinds == {"full_attention"} and not hasattr(config, "attn_layer_indices")
 
 
-def _length_dependent_rope(config: Any) -> bool:
-    """Whether rotary frequencies change with the length of the input (then packing changes them)."""
+def _longest_shared(config: Any) -> float:
+    """Longest input that may share a forward: beyond, rotary frequencies depend on the input's length."""
     rope = getattr(config, "rope_parameters", None) or {}
-    return rope.get("rope_type") in {"dynamic", "longrope"}
+    if rope.get("rope_type") not in {"dynamic", "longrope"}:
+        return math.inf
+    return float(rope.get("original_max_position_embeddings") or config.max_position_embeddings)
+
+
+def _out_of_memory(tokens: int) -> str:
+    return (
+        f"out of memory on one group of sequences with {tokens} tokens; "
+        "use a smaller --batch-tokens or --dtype, or a larger device"
+    )
 
 
 def _context_ids(window: Window, step: Step) -> Ids:
@@ -202,12 +287,17 @@ class _EdgeScores:
     def __init__(self, n_edges: int) -> None:
         self._logprobs = np.full(n_edges, np.nan)
         self._greedy = np.zeros(n_edges, np.bool_)
+        self._stored = np.zeros(n_edges, np.bool_)
 
     def store(self, edges: Ids, logprobs: torch.Tensor, greedy: torch.Tensor) -> None:
         self._logprobs[edges] = logprobs.double().cpu().numpy()
         self._greedy[edges] = greedy.cpu().numpy()
+        self._stored[edges] = True
 
-    def response(self, request: EncodedRequest, sequences: tuple[Ids, ...]) -> ScoreResponse:
+    def response(self, request: EncodedRequest, sequences: tuple[Ids, ...], reason: str) -> Response:
+        """The request's scores, or a Failure for `reason` where some of them were never computed."""
+        if not all(self._stored[edges].all() for edges in sequences):
+            return Failure(reason)
         return ScoreResponse(
             tuple(
                 ContinuationScore(

@@ -25,9 +25,9 @@ class Head:
         bias = getattr(projection, "bias", None)
         self._bias: Tensor | None = None if bias is None else bias.detach().float()
         config = model.config.get_text_config()
-        self._divide = getattr(config, "logits_scaling", None)
-        self._multiply = getattr(config, "logit_scale", None)
-        self._softcap = getattr(config, "final_logit_softcapping", None)
+        self._divide = _setting(config, "logits_scaling")
+        self._multiply = _setting(config, "logit_scale", "lm_head_multiplier")
+        self._softcap = _setting(config, "final_logit_softcapping", "logits_soft_cap")
 
     def score(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probability (float32) of each row's target, and whether it is the most likely token.
@@ -54,3 +54,8 @@ class Head:
         if self._softcap:
             logits = torch.tanh(logits / self._softcap) * self._softcap
         return logits
+
+
+def _setting(config: Any, *names: str) -> float | None:
+    """The first of these settings that the configuration has: families name the same thing differently."""
+    return next((value for name in names if (value := getattr(config, name, None)) is not None), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import platform
 from collections.abc import Sequence
@@ -62,7 +63,7 @@ def load(
             source, dtype=DTYPES.get(dtype, "auto"), **common
         )
     except (OSError, ValueError) as error:
-        raise UsageError(f"cannot load the model '{name}': {_first_line(error)}") from error
+        raise UsageError(f"cannot load the model '{name}': {_reason(name, error)}") from error
     model = model.to(where).eval()
     return LoadedModel(model, HfTokenizer(tokenizer), _info(name, source, model, tokenizer))
 
@@ -88,13 +89,19 @@ def _load_tokenizer(source: str, common: dict[str, Any]) -> Any:
         return transformers.AutoTokenizer.from_pretrained(source, **common)
     except Exception as error:
         raise UsageError(
-            f"cannot load a tokenizer for '{source}': {_first_line(error)}; a model needs its tokenizer "
+            f"cannot load a tokenizer for '{source}': {_reason(source, error)}; a model needs its tokenizer "
             "files (tokenizer.json or tokenizer.model) beside its weights"
         ) from error
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def _reason(name: str, error: Exception) -> str:
+    """One line on what went wrong, with the remedy where it is known."""
+    message = str(error).strip() or type(error).__name__
+    if "trust_remote_code" in message:
+        return "it needs Python code of its own; --trust-remote-code lets it run, if you trust its authors"
+    near = difflib.get_close_matches(name, demo_models.NAMES)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    return f"{message.splitlines()[0]}{hint}"
 
 
 def _info(name: str, source: str, model: Any, tokenizer: Any) -> ModelInfo:

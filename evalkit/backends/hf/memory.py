@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import sys
+from collections.abc import Callable
 
 import torch
 
@@ -16,16 +17,25 @@ _M_MMAP_THRESHOLD = -3
 def keep_freed_memory() -> None:
     """Let glibc keep freed blocks for the next layer instead of returning them to the kernel.
 
-    By default every activation above 32 MiB (and many below) is mapped and unmapped anew, and its
-    pages are faulted in again in every layer: about a third of a small model's time on a CPU.
+    By default large activations are mapped and unmapped anew in every layer, and their pages faulted in
+    again: about a third of a small model's time on a CPU.
     """
-    if not sys.platform.startswith("linux"):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
+    if mallopt := _libc("mallopt"):
         mallopt(_M_MMAP_THRESHOLD, 1 << 30)
         mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
         mallopt(_M_TOP_PAD, 64 << 20)
+
+
+def return_unused() -> None:
+    """Give pages that fragmentation left unused back to the kernel; cheap when done now and then."""
+    if malloc_trim := _libc("malloc_trim"):
+        malloc_trim(0)
+
+
+def _libc(function: str) -> Callable[..., int] | None:
+    if not sys.platform.startswith("linux"):
+        return None
+    return getattr(ctypes.CDLL(None), function, None)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

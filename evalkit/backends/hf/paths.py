@@ -24,6 +24,8 @@ class Path(Protocol):
     """A way to run steps in planned order."""
 
     name: str
+    independent: bool
+    """Whether steps that keep nothing and share one context may run at the same time."""
 
     def run(self, step: Step, context: Ids) -> Tensor:
         """Hidden states [edges, width] at `step.edge_rows`; `context` holds the ids before the step."""
@@ -38,16 +40,23 @@ Body = Callable[..., Any]
 """The model without its head."""
 
 
+def _body(model: Any) -> Body:
+    base: Body = model.base_model
+    # Some text models keep the prefix of the multi-modal model they belong to, which names nothing here.
+    return base if base is not model else model.model  # type: ignore[no-any-return]
+
+
 class TreePath:
     """Everything shared is computed once."""
 
     name = "tree"
+    independent = True
 
     def __init__(self, model: Any) -> None:
         """Switch the model to cascade attention."""
         attention.register()
         model.set_attn_implementation(attention.NAME)
-        self._body: Body = model.base_model
+        self._body = _body(model)
         self._device: torch.device = model.device
         self._dtype: torch.dtype = model.dtype
         self._cache = attention.KVCache()
@@ -72,19 +81,28 @@ class ExpandedPath:
     """The cached context is copied to every row of a padded batch."""
 
     name = "expanded"
+    independent = False
 
     def __init__(self, model: Any, attn_implementation: str) -> None:
         """`attn_implementation` is the one the model was loaded with."""
         from transformers import DynamicCache
 
         model.set_attn_implementation(attn_implementation)
-        self._body: Body = model.base_model
+        self._body = _body(model)
         self._device: torch.device = model.device
         self._new_cache: Callable[[], Any] = lambda: DynamicCache(config=model.config)
         self._cache = self._new_cache()
 
     def run(self, step: Step, context: Ids) -> Tensor:
         """Extend the cache for a prefill, else one padded batch over copies of it."""
+        try:
+            return self._run(step, context)
+        except RuntimeError:
+            # A forward that broke off has extended the cache of some layers and not of others.
+            self._cache = self._new_cache()
+            raise
+
+    def _run(self, step: Step, context: Ids) -> Tensor:
         self._crop(step.context_len)
         self._refill(context)
         if step.keep:
@@ -98,13 +116,14 @@ class ExpandedPath:
 
     def _crop(self, length: int) -> None:
         surplus = self._cache.get_seq_length() - length
-        if surplus > 0 and length == 0:
+        # A sliding window has thrown away what a shorter path would need again.
+        if surplus > 0 and (length == 0 or any(self._cache.is_sliding)):
             self._cache = self._new_cache()
         elif surplus > 0:
             self._cache.crop(-surplus)
 
     def _refill(self, context: Ids) -> None:
-        """Recompute what another path computed before this one took over in the middle of a window."""
+        """Recompute what is not in the cache: another path computed it, or it was thrown away."""
         missing = context[self._cache.get_seq_length() :]
         if len(missing):
             ids = _tensor(missing, self._device).unsqueeze(0)
@@ -134,15 +153,18 @@ class PlainPath:
     """Whole sequences, padded on the right; correct for any causal model."""
 
     name = "plain"
+    independent = False
 
     def __init__(self, model: Any, attn_implementation: str) -> None:
         """`attn_implementation` is the one the model was loaded with."""
         model.set_attn_implementation(attn_implementation)
-        self._body: Body = model.base_model
+        self._body = _body(model)
         self._device: torch.device = model.device
 
     def run(self, step: Step, context: Ids) -> Tensor:
-        """One padded batch of context + path rows."""
+        """One padded batch of context + path rows; a prefill that scores nothing is of no use here."""
+        if not len(step.edge_rows):
+            return torch.empty(0, device=self._device)
         paths = [np.arange(len(step.tokens), dtype=np.int32)] if step.keep else leaf_paths(step)
         ids, real = _right_padded([np.concatenate([context, step.tokens[p]]) for p in paths], self._device)
         out = self._body(input_ids=ids, attention_mask=real, use_cache=False)
@@ -152,6 +174,8 @@ class PlainPath:
 
     def tokens(self, step: Step) -> int:
         """Rows of the padded batch, context and padding included."""
+        if not len(step.edge_rows):
+            return 0
         return step.context_len + len(step.tokens) if step.keep else _padded_size(step, step.context_len)
 
 
