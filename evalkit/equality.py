@@ -33,8 +33,9 @@ class GateReport:
     path: str
     requests: int
     max_difference: float
-    """Largest |Δ log p| between the path and plain forwards."""
+    """Largest |Δ log p| between path and plain forwards, in proportion to what it may be."""
     tolerance: float
+    """What that difference may be: sums of more tokens may differ by more."""
     noise: dict[str, float]
     """Per task, the largest change of a winning margin, in the protocol's option scores."""
     rejected: tuple[str, ...] = ()
@@ -90,22 +91,26 @@ def _compare(
     for answer in answers.values():
         if isinstance(answer, Failure):
             raise UntrustedResultError(f"the equality gate could not run: {answer.error}")
-    worst, allowed, noise, index = 0.0, math.inf, {}, 0
+    # (difference, tolerance) of the request that comes nearest to its own tolerance, or exceeds it most.
+    worst, noise, index = (0.0, _allowed(backend.info.dtype, 1)), {}, 0
     for (task, prompts), expected in zip(chosen, references, strict=True):
         got = [answers[index + i] for i in range(len(prompts))]
         index += len(prompts)
         pairs = [(a, b) for a, b in zip(got, expected, strict=True) if isinstance(a, ScoreResponse)]
-        worst = max([worst, *(_difference(a, b) for a, b in pairs)])
-        allowed = min([allowed, *(_allowed(backend.info.dtype, b) for b in expected)])
+        measured = ((_difference(a, b), _allowed(backend.info.dtype, _terms(b))) for a, b in pairs)
+        worst = max([worst, *measured], key=lambda pair: pair[0] / pair[1])
         noise[task.name] = max((_margin_change(task, a, b) for a, b in pairs), default=0.0)
-    tolerance = TOLERANCE.get(backend.info.dtype, 0.5) if math.isinf(allowed) else allowed
-    return GateReport(worst <= tolerance, path, index, worst, tolerance, noise, rejected)
+    difference, tolerance = worst
+    return GateReport(difference <= tolerance, path, index, difference, tolerance, noise, rejected)
 
 
-def _allowed(dtype: str, reference: ScoreResponse) -> float:
+def _allowed(dtype: str, terms: int) -> float:
     """Rounding errors of a sum grow with the root of its terms."""
-    terms = max(score.n_tokens for score in reference.scores)
     return TOLERANCE.get(dtype, 0.5) * math.sqrt(terms)
+
+
+def _terms(reference: ScoreResponse) -> int:
+    return max(score.n_tokens for score in reference.scores)
 
 
 def _difference(a: ScoreResponse, b: ScoreResponse) -> float:

@@ -128,12 +128,15 @@ def _windows(requests: Sequence[EncodedRequest]) -> Iterator[list[int]]:
 
 @dataclass(slots=True)
 class _Node:
-    """A segment of the compressed trie: ids[start:end] of the paths that run through it."""
+    """A segment of the compressed trie: ids[start:end] of the paths that run through it.
+
+    Nodes do not know their parents: without reference cycles a window's arrays are freed as soon as the
+    window is, instead of whenever the garbage collector next looks at old objects.
+    """
 
     start: int
     end: int
     ids: Ids
-    parent: _Node | None
     children: list[_Node] = field(default_factory=list)
     sequences: list[int] = field(default_factory=list)
     """Sequences whose input ends with this node."""
@@ -280,7 +283,7 @@ class _WindowPlanner:
             for begin in range(node.start, node.end, self._batch_tokens):
                 end = min(node.end, begin + self._batch_tokens)
                 draft = self._draft(context, context_len, keep=True)
-                piece = _Node(begin, end, node.ids, None, first_scored=node.first_scored)
+                piece = _Node(begin, end, node.ids, first_scored=node.first_scored)
                 if end == node.end:
                     piece.sequences = node.sequences
                 chain.append(self._place(draft, piece, chain))
@@ -413,7 +416,7 @@ class _WindowPlanner:
 def _trie(inputs: list[Ids], starts: list[int]) -> _Node:
     """Build the compressed trie of the input sequences from their sorted order."""
     keys = [ids.astype(">i4").tobytes() for ids in inputs]
-    root = _Node(0, 0, np.zeros(0, np.int32), None)
+    root = _Node(0, 0, np.zeros(0, np.int32))
     rightmost = [root]
     previous: int | None = None
     for s in sorted(range(len(inputs)), key=keys.__getitem__):
@@ -433,14 +436,11 @@ def _append_path(rightmost: list[_Node], ids: Ids, shared: int) -> _Node:
         rightmost.pop()
     tip = rightmost[-1]
     if tip.end > shared:
-        parent = tip.parent
-        assert parent is not None
-        upper = _Node(tip.start, shared, tip.ids, parent, [tip])
-        parent.children[-1] = upper
-        tip.start, tip.parent = shared, upper
-        rightmost[-1] = upper
-        tip = upper
-    leaf = _Node(shared, len(ids), ids, tip)
+        upper = _Node(tip.start, shared, tip.ids, [tip])
+        rightmost[-2].children[-1] = upper
+        tip.start = shared
+        rightmost[-1] = tip = upper
+    leaf = _Node(shared, len(ids), ids)
     tip.children.append(leaf)
     rightmost.append(leaf)
     return leaf

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import errno
+import os
 import platform
 import resource
 import sys
@@ -23,7 +23,15 @@ from evalkit.judge import failed, judge, rejudge
 from evalkit.prompts import Prompt, prepare, render
 from evalkit.results import aggregate
 from evalkit.spec import ResolvedTask, resolve_all
-from evalkit.store import SCHEMA_VERSION, RunStore, digest, outcome_bytes, response_bytes
+from evalkit.store import (
+    DISK_FULL,
+    FIRST_FILES,
+    SCHEMA_VERSION,
+    RunStore,
+    digest,
+    outcome_bytes,
+    response_bytes,
+)
 from evalkit.types import Outcome, Response, Sample, ScoreResponse
 
 
@@ -119,6 +127,7 @@ def run(
     _check_output(store, resume)
     jobs = _load_jobs(options, source)
     if resume and store.is_complete:
+        _check_finished(store, options, jobs)
         return store.read_json("results.json")
 
     progress.stage(f"loading {options.model}")
@@ -168,6 +177,11 @@ def rescore(store: RunStore) -> dict[str, Any]:
     known = {r.name: r for r in resolve_all(asked["tasks"], shots=asked["shots"], split=asked["split"])}
     by_task: dict[str, list[Outcome]] = {name: [] for name in before["tasks"]}
     for outcome in outcomes:
+        if outcome.task not in known or outcome.subset not in known[outcome.task].task.subsets:
+            raise UsageError(
+                f"{store.root}: {outcome.task} ({outcome.subset}) of this run is no longer what "
+                f"'{asked['tasks']}' resolves to; restore the task as it was, or run again"
+            )
         by_task[outcome.task].append(rejudge(known[outcome.task], outcome))
     noise = manifest["equality_gate"]["noise"]
     tasks = {name: aggregate(known[name], rows, noise.get(name)) for name, rows in by_task.items()}
@@ -176,8 +190,10 @@ def rescore(store: RunStore) -> dict[str, Any]:
             entry["submission"] = submission
         manifest["tasks"][name]["hashes"]["outcomes"] = digest(outcome_bytes(by_task[name]))
     manifest["rescored"] = {"evalkit_version": __version__, "at": _now()}
-    results = before | {"evalkit_version": __version__, "tasks": tasks}
-    _write(store, manifest, results, [o for rows in by_task.values() for o in rows])
+    manifest["status"] = _status(tasks)
+    results = before | {"evalkit_version": __version__, "status": _status(tasks), "tasks": tasks}
+    with _interruptible(store):
+        _write(store, manifest, results, [o for rows in by_task.values() for o in rows])
     return results
 
 
@@ -188,13 +204,17 @@ def _check_output(store: RunStore, resume: bool) -> None:
     root = store.root
     if root.exists() and not root.is_dir():
         raise UsageError(f"--output {root} is a file; name a folder")
-    if resume or not root.exists() or not any(root.iterdir()):
-        return
-    if (root / "manifest.json").exists():
-        raise UsageError(
-            f"--output {root} already holds a run; continue it with --resume or name another folder"
-        )
-    raise UsageError(f"--output {root} is not empty; name a new folder")
+    above = next(path for path in (root, *root.absolute().parents) if path.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise UsageError(f"--output {root}: cannot write to {above}; name another folder")
+    content = {path.name for path in root.iterdir()} if root.exists() else set()
+    if "manifest.json" in content:
+        if not resume:
+            raise UsageError(
+                f"--output {root} already holds a run; continue it with --resume or name another folder"
+            )
+    elif content and not (resume and content <= FIRST_FILES):
+        raise UsageError(f"--output {root} is not empty and holds no run; name a new folder")
 
 
 def _load_jobs(options: RunOptions, source: DataSource) -> list[_Job]:
@@ -228,8 +248,10 @@ def _load_job(
     task, split = resolved.task, resolved.split
     samples = {subset: source.load(task, split, subset) for subset in subsets}
     shots = {subset: source.shots(task, subset, resolved.shots) for subset in subsets}
-    if not any(samples.values()):
-        raise DataError(f"{resolved.name}: the files hold no samples; see `evalkit data verify {task.name}`")
+    for subset, rows in samples.items():
+        if not rows:
+            file = source.folder(task) / task.path(split, subset)
+            raise DataError(f"{file}: holds no samples; put the whole file back in its place")
     data = {"source": source.kind, "official": _official(resolved, samples)}
     limited = {subset: rows[: options.limit] for subset, rows in samples.items()}
     return _Job(resolved, limited, shots, data)
@@ -287,6 +309,23 @@ def _manifest(
             for job in jobs
         },
     }
+
+
+def _check_finished(store: RunStore, options: RunOptions, jobs: Sequence[_Job]) -> None:
+    """A finished run answers only for what it was asked; the model is not loaded for this."""
+    before = store.read_json("manifest.json")
+    for what, old, new in (
+        ("another model", before["request"]["model"], options.model),
+        (
+            "other tasks or samples",
+            {name: task["hashes"]["data"] for name, task in before["tasks"].items()},
+            {job.name: content_hash(job.samples) for job in jobs},
+        ),
+    ):
+        if old != new:
+            raise UsageError(
+                f"{store.root} holds a finished run, but of {what}; name another --output folder"
+            )
 
 
 def _check_resumable(store: RunStore, manifest: Mapping[str, Any]) -> None:
@@ -352,7 +391,7 @@ def _interruptible(store: RunStore) -> Iterator[None]:
     except KeyboardInterrupt as error:
         raise RunInterrupted(f"interrupted; what was scored is kept in {store.root}") from error
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in DISK_FULL:
             raise
         raise RunInterrupted(
             f"the disk of {store.root} is full; what was scored is kept, free some space"
@@ -387,7 +426,7 @@ def _finish(
         "schema_version": SCHEMA_VERSION,
         "evalkit_version": __version__,
         "run_id": store.run_id,
-        "status": "partial" if any(t["counters"]["errors"] for t in tasks.values()) else "complete",
+        "status": _status(tasks),
         "model": {key: model[key] for key in ("name", "backend", "dtype", "fingerprint")},
         "tasks": tasks,
         "cost": cost,
@@ -395,6 +434,10 @@ def _finish(
     manifest |= {"status": results["status"], "finished_at": _now(), "cost": cost}
     _write(store, manifest, results, [o for job in jobs for o in job.outcomes])
     return results
+
+
+def _status(tasks: Mapping[str, Any]) -> str:
+    return "partial" if any(task["counters"]["errors"] for task in tasks.values()) else "complete"
 
 
 def _write(

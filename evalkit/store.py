@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -15,6 +16,12 @@ from evalkit.errors import DataError, UsageError
 from evalkit.types import ContinuationScore, Outcome, ScoreResponse
 
 SCHEMA_VERSION = 1
+
+FIRST_FILES = frozenset({"journal", ".manifest.json.partial"})
+"""All that stands in a run directory whose run was stopped before it had a manifest."""
+
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Error numbers of a disk, quota or file-size limit that is used up."""
 
 
 class RunStore:
@@ -33,7 +40,7 @@ class RunStore:
     @property
     def run_id(self) -> str:
         """Name of the run directory."""
-        return self.root.name
+        return self.root.resolve().name
 
     @property
     def is_complete(self) -> bool:
@@ -43,8 +50,20 @@ class RunStore:
     # -- while running --------------------------------------------------------------------------
 
     def begin(self, manifest: Mapping[str, Any]) -> None:
-        """Write the manifest and open the journal for appending."""
-        self._journal.parent.mkdir(parents=True, exist_ok=True)
+        """Write the manifest and open the journal for appending.
+
+        Raises:
+            UsageError: the run directory cannot be created.
+        """
+        try:
+            self._journal.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            if error.errno in DISK_FULL:
+                raise
+            raise UsageError(
+                f"--output {self.root}: the run directory cannot be created ({error.strerror}); "
+                "name another folder"
+            ) from error
         self.write_json("manifest.json", manifest)
         self._drop_partial_line()
         self._file = self._journal.open("a", encoding="utf-8")
@@ -66,22 +85,32 @@ class RunStore:
         self._file.flush()
 
     def responses(self) -> dict[str, dict[int, ScoreResponse]]:
-        """Everything in the journal: task name to sample index to response."""
+        """Everything in the journal: task name to sample index to response.
+
+        Raises:
+            DataError: a line other than a cut last one is damaged.
+        """
         found: dict[str, dict[int, ScoreResponse]] = {}
         if not self._journal.exists():
             return found
-        for line in self._journal.read_text("utf-8").splitlines(keepends=True):
-            if line.endswith("\n"):
+        whole_lines = self._journal.read_bytes().split(b"\n")[:-1]
+        for number, line in enumerate(whole_lines, 1):
+            try:
                 task, index, scores = json.loads(line)
                 response = ScoreResponse(tuple(ContinuationScore(*s) for s in scores))
-                found.setdefault(task, {})[index] = response
+            except (ValueError, TypeError) as error:
+                raise DataError(
+                    f"{self._journal}:{number}: damaged line; remove it and resume, its sample is then "
+                    "scored again"
+                ) from error
+            found.setdefault(task, {})[index] = response
         return found
 
     def close(self) -> None:
         """Close the journal; safe to call at any time."""
         if self._file is not None:
-            self._file.close()
-            self._file = None
+            file, self._file = self._file, None
+            file.close()
 
     # -- when done ------------------------------------------------------------------------------
 
@@ -140,9 +169,15 @@ class RunStore:
         if not path.is_file():
             raise UsageError(f"'{self.root}' holds no finished run ({name} is missing)")
         try:
-            document: dict[str, Any] = json.loads(path.read_text("utf-8"))
+            document: Any = json.loads(path.read_text("utf-8"))
         except ValueError as error:
             raise DataError(f"{path}: not valid JSON ({error}); restore the file or run again") from error
+        version = document.get("schema_version") if isinstance(document, dict) else None
+        if not isinstance(document, dict) or version != SCHEMA_VERSION:
+            raise DataError(
+                f"{path}: has schema_version {version}, this evalkit reads {SCHEMA_VERSION}; "
+                "use the evalkit that wrote it, or run again"
+            )
         return document
 
     def read_samples(self) -> list[Outcome]:
@@ -159,9 +194,12 @@ class RunStore:
         if not path.is_file():
             raise UsageError(f"'{self.root}' holds no finished run (samples.parquet is missing)")
         try:
-            rows = pq.read_table(path).to_pylist()
-        except (pa.ArrowInvalid, OSError) as error:
+            table = pq.read_table(path)
+            rows = table.to_pylist()
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise DataError(f"{path}: not a readable parquet file ({error}); run again") from error
+        if missing := sorted(_COLUMNS.keys() - {"prompt", *table.column_names}):
+            raise DataError(f"{path}: lacks the columns {', '.join(missing)}; run again")
         return [_outcome(row) for row in rows]
 
 

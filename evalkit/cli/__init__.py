@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
+from typing import Any
 
 import typer
+import typer.core
 
 from evalkit._version import __version__
 from evalkit.cli import data, doctor, models, run, tasks
 from evalkit.errors import EvalkitError
 
+
+class _Commands(typer.core.TyperGroup):
+    """The commands; that the reader of our output went away (`evalkit tasks | head`) is no error."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run one command."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit from None
+
+
 app = typer.Typer(
     name="evalkit",
+    cls=_Commands,
     help="Evaluate language models exactly and fast.\n\n"
     "Try it:  evalkit run --model demo --tasks cmmlu --data sample",
     no_args_is_help=True,
@@ -48,12 +65,11 @@ def main() -> None:
     """Run the command line; expected errors become one clear line and their exit code."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal without UTF-8 must not stop a command
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except EvalkitError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)
-    except BrokenPipeError:
-        # The reader of our output went away (`evalkit tasks | head`): not an error of ours.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)

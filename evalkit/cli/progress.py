@@ -24,7 +24,7 @@ class TerminalProgress:
 
     def stage(self, text: str) -> None:
         """Print a step before scoring begins."""
-        self._console.print(f"[dim]{text} …[/dim]", highlight=False)
+        self._console.print(f"{text} …", style="dim", markup=False, highlight=False)
 
     def start(self, task: str, total: int, done: int) -> None:
         """Open a task's bar."""
@@ -32,11 +32,12 @@ class TerminalProgress:
         self._logical, self._computed_before = 0, self._computed
         self._began = self._logged = time.monotonic()
         if not self._console.is_terminal:
-            self._console.print(f"{task}: {total} samples" + (f", {done} already done" if done else ""))
+            already = f", {done} already done" if done else ""
+            self._console.print(f"{task}: {total} samples{already}", markup=False)
             return
         if self._bars is None:
             self._bars = Progress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 MofNCompleteColumn(),
                 TimeRemainingColumn(elapsed_when_finished=True),
@@ -55,7 +56,7 @@ class TerminalProgress:
             self._bars.update(self._bar, advance=1, speed=self._speed())
         elif time.monotonic() - self._logged > _LOG_EVERY_S:
             self._logged = time.monotonic()
-            self._console.print(f"{self._task}: {self._done}/{self._total}  {self._speed()}")
+            self._console.print(f"{self._task}: {self._done}/{self._total}  {self._speed()}", markup=False)
 
     def _speed(self) -> str:
         seconds = max(1e-6, time.monotonic() - self._began)

@@ -65,6 +65,7 @@ def run(
       evalkit run --model ./my-model --tasks mmlu --limit 20 --output runs/quick
       evalkit run --model demo --tasks mmlu --output runs/quick --resume
     """
+    from evalkit.cli.model_name import check_model
     from evalkit.cli.progress import TerminalProgress
     from evalkit.data.source import open_source
     from evalkit.runner import RunOptions, Silent
@@ -86,6 +87,7 @@ def run(
             from evalkit.backends.mock import MockBackend
 
             return MockBackend(model)
+        check_model(model, revision=revision, offline=offline)
         return _load_hf(
             model,
             dtype=dtype,
@@ -102,9 +104,8 @@ def run(
     try:
         results = run_tasks(options, source, load, store, resume=resume, progress=progress)
     except (KeyboardInterrupt, RunInterrupted) as error:
-        raise RunInterrupted(
-            f"{error or 'interrupted'}; continue with: {_resume_command(store.root)}"
-        ) from None
+        what = str(error) or "interrupted"  # a KeyboardInterrupt says nothing
+        raise RunInterrupted(f"{what}; continue with: {_resume_command(store.root)}") from None
     finally:
         progress.finish()
     _show(results, store.root, as_json=as_json)
@@ -119,7 +120,11 @@ def rescore(
     from evalkit.runner import rescore as rescore_run
     from evalkit.store import RunStore
 
-    _show(rescore_run(RunStore(run_dir)), run_dir, as_json=as_json)
+    try:
+        results = rescore_run(RunStore(run_dir))
+    except RunInterrupted as error:
+        raise RunInterrupted(f"{error}; then: {shlex.join(['evalkit', *sys.argv[1:]])}") from None
+    _show(results, run_dir, as_json=as_json)
 
 
 def _load_hf(name: str, **options: Any) -> Backend:

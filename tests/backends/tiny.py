@@ -67,7 +67,8 @@ CONFIGS: dict[str, Callable[[], Any]] = {
         **(_SIZE | _HEADS),
         **{"n_routed_experts": 4, "num_experts_per_tok": 2, "n_group": 2, "topk_group": 1},
         **{"moe_intermediate_size": 16, "first_k_dense_replace": 1, "n_shared_experts": 1},
-        **{"q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "v_head_dim": 6},
+        **{"q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8},
+        v_head_dim=6,
     ),
     "recurrent": lambda: transformers.MambaConfig(
         vocab_size=400, hidden_size=32, num_hidden_layers=2, state_size=4
@@ -83,10 +84,9 @@ CONFIGS: dict[str, Callable[[], Any]] = {
         **{"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_ssm": 64, "mamba_d_state": 4},
         lm_head_multiplier=0.5,
     ),
-    "hybrid": lambda: transformers.Lfm2Config(
-        **(_SIZE | _GROUPED), layer_types=["conv", "full_attention"]
-    ),
+    "hybrid": lambda: transformers.Lfm2Config(**(_SIZE | _GROUPED), layer_types=["conv", "full_attention"]),
     "mistral-window": lambda: transformers.MistralConfig(**(_SIZE | _GROUPED), sliding_window=24),
+    "mistral-wide-window": lambda: transformers.MistralConfig(**(_SIZE | _GROUPED), sliding_window=185),
     "llama-dynamic-rope": lambda: _llama(
         rope_parameters=_PLAIN_ROPE | {"rope_type": "dynamic", "factor": 2.0}
     ),

@@ -134,38 +134,43 @@ class HfBackend:
         one of a layer's many small operations, and a busy machine slows down only in proportion.
         """
         broken: dict[int, str] = {}
-        for (below, keep), group in itertools.groupby(window.steps, key=lambda step: (step.context, step.keep)):
-            members = list(group)
-            context = _context_ids(window, members[0])
+        numbered = enumerate(window.steps)
+        for (below, keep), group in itertools.groupby(numbered, key=lambda s: (s[1].context, s[1].keep)):
+            members = dict(group)
+            context = _context_ids(window, next(iter(members.values())))
             # Decided before leaving out what is done: how many threads compute a step can change its
             # last bits, and a resumed run must repeat them.
             in_parallel = len(members) > 1 and not keep
-            wanted = [step for step in members if not all(i in done for i in step.requests)]
+            wanted = {k: step for k, step in members.items() if not all(i in done for i in step.requests)}
+            steps = list(wanted.values())
+            outcomes: Iterator[str | None]
             if below in broken:  # Without its context a step cannot run.
-                yield from ((step, broken[below]) for step in wanted)
+                outcomes = itertools.repeat(broken[below], len(steps))
             elif in_parallel and self._workers is not None and self._path.independent:
-                yield from self._run_in_parallel(wanted, context, edges)
+                outcomes = self._run_in_parallel(steps, context, edges)
             else:
-                yield from ((step, self._run_here(step, context, edges)) for step in wanted)
+                outcomes = (self._run_here(step, context, edges) for step in steps)
+            for k, error in zip(wanted, outcomes, strict=True):
+                if error:
+                    broken[k] = error
+                yield window.steps[k], error
 
     def _run_in_parallel(
         self, steps: Sequence[Step], context: Ids, edges: _EdgeScores
-    ) -> Iterator[tuple[Step, str | None]]:
+    ) -> Iterator[str | None]:
         assert self._workers is not None
         run = functools.partial(self._run_on_one_core, context=context, edges=edges)
-        # A change of path changes the model, so it waits until no thread is inside it.
+        # Taking another path changes the model, so that waits until no thread is inside it.
         held: list[tuple[Step, str | UnsupportedAttention | None]] = []
         for step, outcome in zip(steps, self._workers.map(run, steps), strict=True):
             if held or isinstance(outcome, UnsupportedAttention):
                 held.append((step, outcome))
             else:
-                yield step, outcome
+                yield outcome
         torch.set_num_threads(self._threads)
         for step, outcome in held:
-            if isinstance(outcome, UnsupportedAttention):
-                yield step, self._run_here(step, context, edges)
-            else:
-                yield step, outcome
+            refused = isinstance(outcome, UnsupportedAttention)
+            yield self._run_here(step, context, edges) if refused else outcome  # type: ignore[misc]
 
     @torch.inference_mode()
     def _run_on_one_core(
@@ -183,7 +188,9 @@ class HfBackend:
             try:
                 return self._run(step, context, edges)
             except UnsupportedAttention as error:
-                _log.warning("the %s path does not support this model's attention: %s", self._path.name, error)
+                _log.warning(
+                    "the %s path does not support this model's attention: %s", self._path.name, error
+                )
                 if self.downgrade() is None:
                     raise
 

@@ -41,9 +41,10 @@ Body = Callable[..., Any]
 
 
 def _body(model: Any) -> Body:
-    base: Body = model.base_model
+    base: Any = model.base_model
     # Some text models keep the prefix of the multi-modal model they belong to, which names nothing here.
-    return base if base is not model else model.model  # type: ignore[no-any-return]
+    body: Body = model.model if base is model else base
+    return body
 
 
 class TreePath:

@@ -1,0 +1,309 @@
+"""Conformance suites: what every backend and every task must do, ours or a plug-in's.
+
+Call them in a test of your own:
+
+    def test_my_backend() -> None:
+        check_backend(MyBackend())
+
+Each raises AssertionError naming the rule that was broken.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+from evalkit.backends.base import Backend
+from evalkit.equality import TOLERANCE
+from evalkit.task import PromptInput, Protocol, Task
+from evalkit.tokens import EncodedRequest, encode
+from evalkit.types import (
+    ContinuationScore,
+    NextToken,
+    Request,
+    Response,
+    Sample,
+    ScoreRequest,
+    ScoreResponse,
+    SpanRequest,
+)
+
+_TOLERANCE = TOLERANCE | {"float64": TOLERANCE["float32"]}
+
+_ROUNDING = 1e-4
+"""How far above zero rounding may lift a log-probability."""
+
+_NAME = re.compile(r"[^@:,\s]+")
+
+# -- backends ---------------------------------------------------------------------------------------
+
+_SHARED = "The following are questions about geography.\n\n" + "".join(
+    f"Question: Which city lies on river number {n}?\nA. Rome\nB. Cairo\nAnswer: {'AB'[n % 2]}\n\n"
+    for n in range(4)
+)
+
+
+def _requests() -> dict[str, list[Request]]:
+    """Rule to the requests that put it to the test."""
+    letters = (" A", " B", " C", " D")
+    return {
+        "one-token options": [ScoreRequest("Question: 1 + 1 = ?\nAnswer:", letters)],
+        "options of several tokens": [
+            ScoreRequest("The capital of Egypt is", (" Cairo, of course", " the city of Rome", " x"))
+        ],
+        "options that share leading tokens": [
+            ScoreRequest("It is", (" North America", " North Africa", " North", " North Africa, I think"))
+        ],
+        "options looked up in the vocabulary": [
+            ScoreRequest("Answer:", (NextToken("A"), NextToken("B"), NextToken(" A")))
+        ],
+        "whole texts": [SpanRequest(("It is long.\nAnswer: A", "It is long.\nAnswer: B", "No."))],
+        "an empty context": [ScoreRequest("", ("Rome", "Cairo is a city"))],
+        "a context that ends in a blank": [ScoreRequest("Answer: ", ("Rome", "Cairo"))],
+        "a context shared by many": [
+            ScoreRequest(f"{_SHARED}Question: Which city has {n} gates?\nAnswer:", letters) for n in range(12)
+        ],
+        "the same request twice": [ScoreRequest(f"{_SHARED}Question:", letters)] * 2,
+        "a context that another one begins with": [
+            ScoreRequest(_SHARED[: len(_SHARED) // 2], (" A", " none of the two")),
+            ScoreRequest(_SHARED, (" A", " none of the two")),
+        ],
+        "text that is not English": [ScoreRequest("题目：哪一个是首都？\n答案是：", ("开罗", "罗马", "A"))],
+    }
+
+
+def check_backend(backend: Backend) -> None:
+    """Check that a backend keeps every promise of `evalkit.backends.base.Backend`.
+
+    It must be deterministic, answer each request exactly once with finite scores and right token counts,
+    depend neither on the order of requests nor on what is done already, agree with its own plain
+    forwards within the tolerance of its dtype, and count what it computes.
+
+    Raises:
+        AssertionError: naming the first rule that does not hold.
+    """
+    _check_info(backend)
+    groups = _requests()
+    rules = [rule for rule, requests in groups.items() for _ in requests]
+    texts = [request for requests in groups.values() for request in requests]
+    limit = backend.info.max_length
+    requests = [e.kept_right(limit) for e in encode(backend.tokenizer, texts)]
+
+    answers = _check_answers(backend, requests, rules)
+    again = _scored(backend, requests)
+    _differ("deterministic: scoring the same requests twice gives the same scores", answers, again)
+    backwards = _scored(backend, requests[::-1])[::-1]
+    _differ("independent of order: the same requests backwards give the same scores", answers, backwards)
+    _check_done(backend, requests, answers)
+    for rule, request, answer in zip(rules, requests, answers, strict=True):
+        _check_reference(backend, rule, request, answer)
+    _check_usage(backend, requests[rules.index("a context shared by many")])
+    with _rule("nothing to score"):
+        assert list(backend.score([])) == [], "no requests must give no answers"
+
+
+@contextmanager
+def _rule(rule: str) -> Iterator[None]:
+    """Name the rule in whatever goes wrong below it."""
+    try:
+        yield
+    except AssertionError as error:
+        raise AssertionError(f"{rule}: {error}") from error
+
+
+def _check_info(backend: Backend) -> None:
+    with _rule("info"):
+        info = backend.info
+        for field in ("name", "backend", "dtype", "fingerprint"):
+            value = getattr(info, field)
+            assert isinstance(value, str), f"{field} is {value!r}, not a text"
+            assert value, f"{field} is empty"
+        assert isinstance(info.max_length, int), f"max_length is {info.max_length!r}, not an integer"
+        assert info.max_length > 0, f"max_length is {info.max_length}, not positive"
+        try:
+            copy = json.loads(json.dumps(info.to_json(), allow_nan=False))
+        except (TypeError, ValueError) as error:
+            raise AssertionError(f"it cannot be written as JSON: {error}") from error
+        assert copy["name"] == info.name, "JSON changes it"
+        assert backend.info == info, "it differs when it is read twice"
+
+
+def _scored(backend: Backend, requests: Sequence[EncodedRequest]) -> list[Response]:
+    """All answers by index, each given exactly once."""
+    answers: dict[int, Response] = {}
+    for i, response in backend.score(requests):
+        assert i not in answers, f"every index once: {i} was answered twice"
+        answers[i] = response
+    assert sorted(answers) == list(range(len(requests))), (
+        f"every index once: {len(requests)} requests, answers for {sorted(answers)}"
+    )
+    return [answers[i] for i in range(len(requests))]
+
+
+def _check_answers(
+    backend: Backend, requests: Sequence[EncodedRequest], rules: Sequence[str]
+) -> list[ScoreResponse]:
+    checked: list[ScoreResponse] = []
+    for rule, request, answer in zip(rules, requests, _scored(backend, requests), strict=True):
+        with _rule(rule):
+            assert isinstance(answer, ScoreResponse), f"no scores but {answer}"
+            assert len(answer.scores) == len(request.tails), (
+                f"{len(answer.scores)} scores for {len(request.tails)} continuations"
+            )
+            for j, score in enumerate(answer.scores):
+                _check_score(score, request.reported_tokens(j))
+            checked.append(answer)
+    return checked
+
+
+def _check_score(score: ContinuationScore, n_tokens: int) -> None:
+    assert math.isfinite(score.logprob), f"finite: the log-probability is {score.logprob}"
+    assert score.logprob <= _ROUNDING, f"a log-probability is at most 0, not {score.logprob}"
+    assert score.n_tokens == n_tokens, f"token counts: {score.n_tokens} reported, {n_tokens} scored"
+
+
+def _differ(rule: str, expected: Sequence[Response], got: Sequence[Response]) -> None:
+    for i, (a, b) in enumerate(zip(expected, got, strict=True)):
+        assert a == b, f"{rule}; request {i} got {a} and then {b}"
+
+
+def _check_done(
+    backend: Backend, requests: Sequence[EncodedRequest], answers: Sequence[ScoreResponse]
+) -> None:
+    everything = set(range(len(requests)))
+    for done in (set(range(0, len(requests), 2)), set(range(1, len(requests))), everything):
+        rest = dict(backend.score(requests, done))
+        with _rule(f"independent of what is done ({len(done)} of {len(requests)})"):
+            assert set(rest) == everything - done, f"answers for {sorted(rest)}, wanted {everything - done}"
+            kept = sorted(rest)
+            before, after = ([found[i] for i in kept] for found in (answers, rest))
+            _differ("bit-identical to a run from the start", before, after)
+
+
+def _check_reference(backend: Backend, rule: str, request: EncodedRequest, answer: ScoreResponse) -> None:
+    reference = backend.score_reference(request)
+    (alone,) = _scored(backend, [request])
+    with _rule(rule):
+        assert isinstance(alone, ScoreResponse), f"no scores but {alone}"
+        triples = zip(answer.scores, alone.scores, reference.scores, strict=True)
+        for j, (score, score_alone, plain) in enumerate(triples):
+            assert score.n_tokens == plain.n_tokens, f"token counts: {plain.n_tokens} by plain forwards"
+            tolerance = _TOLERANCE.get(backend.info.dtype, 0.5) * math.sqrt(score.n_tokens)
+            for name, one in (("among others", score), ("on its own", score_alone)):
+                assert abs(one.logprob - plain.logprob) <= tolerance, (
+                    f"agreement with plain forwards: continuation {j} scores {one.logprob} {name} "
+                    f"and {plain.logprob} plainly (tolerance {tolerance:.2g})"
+                )
+
+
+def _check_usage(backend: Backend, request: EncodedRequest) -> None:
+    """One context asked eight times: even a backend that shares nothing computes no more than that."""
+    requests = [request] * 8
+    before = backend.usage.tokens_computed
+    _scored(backend, requests)
+    computed = backend.usage.tokens_computed - before
+    logical = sum(r.n_logical for r in requests)
+    with _rule("usage"):
+        assert computed > 0, "tokens_computed does not grow"
+        assert computed <= logical, f"{computed} tokens computed where nothing shared takes {logical}"
+
+
+# -- tasks ------------------------------------------------------------------------------------------
+
+
+def check_task(task: Task, sample: Sample | None = None) -> None:
+    """Check that a task is complete, consistent and asks without giving the answer away.
+
+    Args:
+        task: the task; its data is not read.
+        sample: a sample to render. Tasks whose options are single letters get a made-up one with the
+            fields `question` and one per letter; other tasks are rendered only if this is given.
+
+    Raises:
+        AssertionError: naming the first rule that does not hold.
+    """
+    with _rule(f"task '{task.name}'"):
+        _check_identity(task)
+        _check_layout(task)
+        assert task.protocols, "it has no protocol"
+        default = task.default_protocol
+        assert default in task.protocols, f"there is no default protocol {default!r}"
+        for name, protocol in task.protocols.items():
+            with _rule(f"protocol '{name}'"):
+                assert protocol.name == name, f"it calls itself {protocol.name!r}"
+                _check_protocol(task, protocol)
+                asked = sample or _made_up(task)
+                if asked is not None:
+                    _check_rendering(task, protocol, asked)
+
+
+def _check_identity(task: Task) -> None:
+    assert _NAME.fullmatch(task.name), "a name has no blank, comma, colon or @"
+    for field in ("title", "licence"):
+        assert getattr(task, field).strip(), f"{field} is empty"
+    assert task.languages, "languages are missing"
+    assert len(set(task.choices)) == len(task.choices), f"choices repeat themselves: {task.choices}"
+
+
+def _check_layout(task: Task) -> None:
+    assert task.subsets, "it has no subset"
+    assert task.splits, "it has no split"
+    assert len(set(task.splits)) == len(task.splits), f"splits repeat themselves: {task.splits}"
+    assert task.shots_split in task.splits, f"examples come from an unknown split {task.shots_split!r}"
+    for field in ("sizes", "content_sha256"):
+        unknown = set(getattr(task, field)) - set(task.splits)
+        assert not unknown, f"{field} name unknown splits {sorted(unknown)}"
+    paths = [task.path(split, subset) for split in task.splits for subset in task.subsets]
+    assert all(path and not path.startswith("/") for path in paths), "paths are relative to the task's folder"
+
+
+def _check_protocol(task: Task, protocol: Protocol) -> None:
+    assert _NAME.fullmatch(protocol.name), "a name has no blank, comma, colon or @"
+    assert protocol.source.strip(), "its source is missing"
+    assert protocol.default_split in task.splits, f"unknown default split {protocol.default_split!r}"
+    assert 0 <= protocol.default_shots <= protocol.max_shots, (
+        f"{protocol.default_shots} examples by default, at most {protocol.max_shots}"
+    )
+    for group, members in protocol.groups.members.items():
+        assert members, f"the group {group!r} is empty"
+        unknown = set(members) - set(task.subsets)
+        assert not unknown, f"the group {group!r} names unknown subsets {sorted(unknown)}"
+
+
+def _made_up(task: Task) -> Sample | None:
+    if not task.choices or any(len(choice) != 1 for choice in task.choices):
+        return None
+    subset = next(iter(task.subsets))
+    fields = {"question": "1 + 1 = ?", **{choice: f"option {choice}" for choice in task.choices}}
+    return Sample("0", subset, fields, task.choices[0])
+
+
+def _check_rendering(task: Task, protocol: Protocol, sample: Sample) -> None:
+    title = task.subsets[sample.subset]
+    for n_shots in sorted({0, protocol.default_shots, protocol.max_shots}):
+        shots = tuple(replace(sample, id=f"shot {n}") for n in range(n_shots))
+        request = protocol.render(PromptInput(sample.subset, title, shots, sample))
+        with _rule(f"{n_shots} examples"):
+            asked = request.texts if isinstance(request, SpanRequest) else request.continuations
+            assert asked, "it asks nothing"
+            assert all(a.text if isinstance(a, NextToken) else a for a in asked), "it asks an empty text"
+            unanswered = replace(sample, target=None)
+            assert protocol.render(PromptInput(sample.subset, title, shots, unanswered)) == request, (
+                "the prompt depends on the answer it asks for"
+            )
+            _check_scores_per_option(task, protocol, len(asked))
+
+
+def _check_scores_per_option(task: Task, protocol: Protocol, n_asked: int) -> None:
+    answered = ScoreResponse(tuple(ContinuationScore(-1.0 - j, 1, is_greedy=False) for j in range(n_asked)))
+    logprobs, n_tokens = protocol.combine(answered)
+    scores = protocol.choice_scores(logprobs, n_tokens)
+    n_options = len(task.labels(len(logprobs)))
+    assert len(logprobs) == len(n_tokens) == len(scores) == n_options, (
+        f"{len(logprobs)} log-probabilities, {len(n_tokens)} token counts and {len(scores)} scores "
+        f"for {n_options} options"
+    )

@@ -1,0 +1,251 @@
+"""The run directory: nothing scored is lost, and what is read is what was written."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import json
+import math
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from helpers import journal
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evalkit.errors import DataError, UsageError
+from evalkit.store import RunStore, default_output, digest
+from evalkit.types import ContinuationScore, Outcome, ScoreResponse
+
+MANIFEST = {"schema_version": 1}
+
+
+def response(*logprobs: float) -> ScoreResponse:
+    return ScoreResponse(tuple(ContinuationScore(lp, i + 1, i == 0) for i, lp in enumerate(logprobs)))
+
+
+RESPONSES = {
+    ("cmmlu@official:test:5shot", 7): response(-0.1, -1e-300, -123456.789),
+    ("cmmlu@official:test:5shot", 0): response(-math.inf, math.nan),
+    ("user task\u2028ü:test:0shot", 3): response(-1 / 3),
+}
+
+
+def written(root: Path) -> RunStore:
+    store = RunStore(root)
+    store.begin(MANIFEST)
+    for (task, index), answer in RESPONSES.items():
+        store.append(task, index, answer)
+    store.close()
+    return store
+
+
+def flat(store: RunStore) -> dict[tuple[str, int], ScoreResponse]:
+    return {(task, index): r for task, found in store.responses().items() for index, r in found.items()}
+
+
+class TestJournal:
+    def test_gives_back_every_response_to_the_last_bit(self, tmp_path: Path) -> None:
+        # repr, for NaN equals nothing.
+        assert repr(flat(written(tmp_path))) == repr(RESPONSES)
+
+    def test_is_empty_before_a_run(self, tmp_path: Path) -> None:
+        assert RunStore(tmp_path / "new").responses() == {}
+
+    def test_reaches_the_file_with_every_append(self, tmp_path: Path) -> None:
+        store = RunStore(tmp_path)
+        store.begin(MANIFEST)
+        for n in range(1, 4):
+            store.append("t", n, response(-n))
+            assert journal(tmp_path).read_bytes().count(b"\n") == n
+        store.close()
+
+    def test_drops_a_last_line_cut_anywhere_and_nothing_else(self, tmp_path: Path) -> None:
+        written(tmp_path)
+        content = journal(tmp_path).read_bytes()
+        last = content.rfind(b"\n", 0, -1) + 1
+        whole = dict(list(RESPONSES.items())[:-1])
+        for cut in range(last, len(content)):
+            journal(tmp_path).write_bytes(content[:cut])
+            assert repr(flat(RunStore(tmp_path))) == repr(whole)
+            store = RunStore(tmp_path)
+            store.begin(MANIFEST)
+            store.append("again", 1, response(-2.0))
+            store.close()
+            assert repr(flat(store)) == repr(whole | {("again", 1): response(-2.0)})
+
+    def test_reports_a_damaged_line_by_number(self, tmp_path: Path) -> None:
+        written(tmp_path)
+        lines = journal(tmp_path).read_bytes().splitlines(keepends=True)
+        for damaged in (b"\0\0\0\n", b"[1]\n", b"null\n", b'["t", 1, [[1]]]\n', b"\xff\n", b"\n"):
+            journal(tmp_path).write_bytes(lines[0] + damaged + lines[2])
+            with pytest.raises(DataError, match=r"responses\.jsonl:2: damaged line"):
+                RunStore(tmp_path).responses()
+
+    def test_later_response_of_the_same_sample_wins(self, tmp_path: Path) -> None:
+        store = RunStore(tmp_path)
+        store.begin(MANIFEST)
+        store.append("t", 1, response(-1.0))
+        store.append("t", 1, response(-2.0))
+        store.close()
+        assert store.responses() == {"t": {1: response(-2.0)}}
+
+    def test_close_may_be_repeated(self, tmp_path: Path) -> None:
+        store = written(tmp_path)
+        store.close()
+        store.close()
+
+
+OUTCOMES = [
+    Outcome("t", "s", "0", "ab", "A", "B", 0.0, (-1.5, -0.25), (1, 2)),
+    Outcome("t", "s", "1", "cd", "题", "题", 1.0, (-math.inf,), (3,), truncated=True),
+    Outcome("t", "s", "2", "ef", None, None, None, None, None, error="out of memory"),
+]
+
+CONTRACT_COLUMNS = [
+    ("task", "string"),
+    ("subset", "string"),
+    ("sample_id", "string"),
+    ("prompt_sha256", "string"),
+    ("prediction", "string"),
+    ("target", "string"),
+    ("correct", "double"),
+    ("metrics", "string"),
+    ("choice_logprobs", "list<element: double>"),
+    ("choice_tokens", "list<element: int32>"),
+    ("completion", "string"),
+    ("finish_reason", "string"),
+    ("truncated", "bool"),
+    ("error", "string"),
+]
+
+
+class TestSamples:
+    def columns(self, root: Path) -> list[tuple[str, str]]:
+        return [(field.name, str(field.type)) for field in pq.read_schema(root / "samples.parquet")]
+
+    def test_have_the_columns_of_the_contract(self, tmp_path: Path) -> None:
+        RunStore(tmp_path).write_samples(OUTCOMES)
+        assert self.columns(tmp_path) == CONTRACT_COLUMNS
+
+    @pytest.mark.parametrize("outcomes", [OUTCOMES[2:], []], ids=["no values", "no rows"])
+    def test_have_the_same_types_when_nothing_has_a_value(
+        self, tmp_path: Path, outcomes: list[Outcome]
+    ) -> None:
+        RunStore(tmp_path).write_samples(outcomes)
+        assert self.columns(tmp_path) == CONTRACT_COLUMNS
+
+    def test_have_prompts_only_when_kept(self, tmp_path: Path) -> None:
+        kept = [dataclasses.replace(o, prompt="问") for o in OUTCOMES]
+        RunStore(tmp_path).write_samples(kept)
+        assert self.columns(tmp_path) == [*CONTRACT_COLUMNS, ("prompt", "string")]
+        assert RunStore(tmp_path).read_samples() == kept
+
+    def test_read_back_equal_what_was_written(self, tmp_path: Path) -> None:
+        RunStore(tmp_path).write_samples(OUTCOMES)
+        assert RunStore(tmp_path).read_samples() == OUTCOMES
+
+    def test_carry_metrics_as_json(self, tmp_path: Path) -> None:
+        RunStore(tmp_path).write_samples(OUTCOMES)
+        metrics = pq.read_table(tmp_path / "samples.parquet")["metrics"].to_pylist()
+        assert list(map(json.loads, metrics)) == [{"acc": 0.0}, {"acc": 1.0}, {}]
+
+    def test_damaged_file_is_a_data_error(self, tmp_path: Path) -> None:
+        RunStore(tmp_path).write_samples(OUTCOMES)
+        path = tmp_path / "samples.parquet"
+        content = path.read_bytes()
+        for damaged in (b"", b"PAR1", content[:-1], content[: len(content) // 2], b"x" * len(content)):
+            path.write_bytes(damaged)
+            with pytest.raises(DataError, match=r"samples\.parquet"):
+                RunStore(tmp_path).read_samples()
+
+    def test_missing_column_is_a_data_error(self, tmp_path: Path) -> None:
+        RunStore(tmp_path).write_samples(OUTCOMES)
+        path = tmp_path / "samples.parquet"
+        pq.write_table(pq.read_table(path).drop_columns(["target"]), path)
+        with pytest.raises(DataError, match="lacks the columns target"):
+            RunStore(tmp_path).read_samples()
+
+    def test_missing_file_is_a_usage_error(self, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match="holds no finished run"):
+            RunStore(tmp_path).read_samples()
+
+
+class TestDocuments:
+    def test_are_written_whole_or_not_at_all(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        store = RunStore(tmp_path)
+        store.write_json("results.json", MANIFEST | {"n": 1})
+
+        def cut(path: Path, text: str, **_: object) -> int:
+            path.write_bytes(text[:5].encode())
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(Path, "write_text", cut)
+        with pytest.raises(OSError, match="No space left"):
+            store.write_json("results.json", MANIFEST | {"n": 2})
+        assert store.read_json("results.json")["n"] == 1
+
+    def test_refuse_what_json_cannot_say(self, tmp_path: Path) -> None:
+        with pytest.raises(ValueError, match="JSON compliant"):
+            RunStore(tmp_path).write_json("results.json", {"value": math.nan})
+        assert not (tmp_path / "results.json").exists()
+
+    @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]", b"{}", b'{"schema_version": 99}'])
+    def test_damaged_or_of_another_schema_are_a_data_error(self, tmp_path: Path, content: bytes) -> None:
+        (tmp_path / "manifest.json").write_bytes(content)
+        with pytest.raises(DataError, match=r"manifest\.json"):
+            RunStore(tmp_path).read_json("manifest.json")
+
+    def test_missing_is_a_usage_error(self, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match=r"holds no finished run \(results\.json is missing\)"):
+            RunStore(tmp_path).read_json("results.json")
+
+
+class TestRunDirectory:
+    def test_finish_writes_every_file_and_drops_the_journal(self, tmp_path: Path) -> None:
+        store = written(tmp_path)
+        assert not store.is_complete
+        store.finish(MANIFEST, MANIFEST, OUTCOMES, "# report")
+        assert store.is_complete
+        names = sorted(path.name for path in tmp_path.iterdir())
+        assert names == ["manifest.json", "report.md", "results.json", "samples.parquet"]
+
+    def test_is_not_complete_while_there_is_a_journal(self, tmp_path: Path) -> None:
+        store = written(tmp_path)
+        store.write_json("results.json", MANIFEST)
+        assert not store.is_complete
+
+    def test_run_id_is_the_folder_name_however_it_is_written(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)
+        assert RunStore(Path()).run_id == RunStore(Path("x/..")).run_id == tmp_path.name
+
+    def test_that_cannot_be_created_is_a_usage_error(self, tmp_path: Path) -> None:
+        (tmp_path / "file").touch()
+        with pytest.raises(UsageError, match="cannot be created"):
+            RunStore(tmp_path / "file" / "run").begin(MANIFEST)
+
+    def test_default_name_is_a_new_folder_for_any_model_name(self) -> None:
+        names = {default_output(model) for model in ("org/model", "../x", "模型 1", "", "a" * 40)}
+        assert len(names) == 5
+        assert all(path.parent == Path("runs") and len(path.parts) == 2 for path in names)
+        assert default_output("m") != default_output("m")
+
+
+parts = st.lists(st.binary(max_size=12), max_size=6)
+
+
+class TestDigest:
+    @given(parts, parts)
+    def test_two_lists_have_the_same_digest_only_if_they_are_equal(
+        self, a: list[bytes], b: list[bytes]
+    ) -> None:
+        assert (digest(a) == digest(b)) == (a == b)
+
+    @given(st.binary(min_size=1, max_size=30), st.data())
+    def test_moving_a_joint_changes_it(self, content: bytes, data: st.DataObject) -> None:
+        first, second = (data.draw(st.integers(0, len(content))) for _ in range(2))
+        same = digest([content[:first], content[first:]]) == digest([content[:second], content[second:]])
+        assert same == (first == second)
