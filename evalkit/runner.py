@@ -154,7 +154,13 @@ def run(
         cost = {
             "load_s": round(load_s, 3),
             "score_s": round(score_s, 3),
-            "tokens_logical": sum(p.encoded.n_logical for job in jobs for p in job.prompts),
+            # Like all costs, of this process: what an interrupted one scored before is not counted again.
+            "tokens_logical": sum(
+                p.encoded.n_logical
+                for job in jobs
+                for i, p in enumerate(job.prompts)
+                if i not in earlier.get(job.name, {})
+            ),
             "tokens_computed": backend.usage.tokens_computed,
             "tokens_generated": backend.usage.tokens_generated,
             "samples_resumed": sum(map(len, earlier.values())),

@@ -69,7 +69,7 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):  # a terminal without UTF-8 must not stop a command
             stream.reconfigure(errors="backslashreplace")
     try:
-        app()
+        app(prog_name="evalkit")
     except EvalkitError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(error.exit_code)

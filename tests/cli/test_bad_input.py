@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from helpers import CMMLU_COLUMNS, Ran, cli, question, write_ceval, write_cmmlu, write_csv
@@ -138,14 +139,11 @@ class TestModel:
         refused(ran, 2, "no model 'demp'", "was downloaded before, and --offline is on", "did you mean demo")
 
     def test_that_the_hub_does_not_know(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        import httpx
         from huggingface_hub import HfApi
         from huggingface_hub.errors import RepositoryNotFoundError
 
         def unknown(*_: object, **__: object) -> None:
-            raise RepositoryNotFoundError(
-                "404", response=httpx.Response(404, request=httpx.Request("GET", "x"))
-            )
+            raise RepositoryNotFoundError("404", response=mock.Mock())
 
         monkeypatch.setattr(HfApi, "model_info", unknown)
         ran = cli("run", "--model", "org/secret", "--tasks", "cmmlu", "--data", "sample", "--quiet")

@@ -16,9 +16,15 @@ HEAVY = ("torch", "transformers", "pandas", "datasets", "pyarrow", "vllm", "scip
 MOCK = ("run", "--backend", "mock", "--model", "m", "--data", "sample")
 
 
-def process(
-    *arguments: str | Path, text: str = "from evalkit.cli import main; main()"
-) -> tuple[int, bytes, str]:
+COMMANDS = (
+    "run", "rescore", "doctor", "tasks", "tasks list", "tasks show", "tasks render",
+    "models", "models list", "models show", "data", "data status", "data fetch", "data verify",
+)  # fmt: skip
+
+CALL_MAIN = "from evalkit.cli import main; main()"
+
+
+def process(*arguments: str | Path, text: str = CALL_MAIN) -> tuple[int, bytes, str]:
     """Call the command line in a process of its own: exit code, stdout, stderr."""
     ran = subprocess.run([sys.executable, "-c", text, *map(str, arguments)], capture_output=True, check=False)
     return ran.returncode, ran.stdout, ran.stderr.decode()
@@ -58,8 +64,6 @@ class TestProcess:
         assert err == "error: unknown task 'cmml'; did you mean cmmlu or mmlu?\n"
 
     def test_a_reader_that_goes_away_is_no_error(self) -> None:
-        code, _, err = process(text="import os; os.close(1); os.dup(os.pipe()[1])")  # the trick works at all
-        assert (code, err) == (0, "")
         text = (
             "import os, sys\n"
             "reading, writing = os.pipe()\n"
@@ -69,11 +73,13 @@ class TestProcess:
         code, _, err = process("tasks", "list", text=text)
         assert (code, err) == (0, "")
 
-    def test_a_terminal_without_unicode_stops_nothing(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_terminal_without_unicode_stops_nothing(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("PYTHONIOENCODING", "ascii")
-        code, out, _ = process("tasks", "show", "cmmlu@lm-eval")
-        assert code == 0
-        assert b"no \\u9898\\u76ee" in out
+        code, out, err = process(*MOCK, "--tasks", "cmmlu", "--limit", "1", "--output", tmp_path / "r")
+        assert code == 0, err
+        assert b"cmmlu@official:test:5shot" in out
 
 
 class TestRoot:
@@ -81,34 +87,9 @@ class TestRoot:
         ran = cli("--help")
         assert (ran.code, ran.err) == (0, "")
         commands = ran.out.split("Commands:")[1].split("\n  ")[1:]
-        assert {line.split()[0] for line in commands} >= {
-            "run",
-            "rescore",
-            "tasks",
-            "models",
-            "data",
-            "doctor",
-        }
+        assert {line.split()[0] for line in commands} >= {name.split()[0] for name in COMMANDS}
 
-    @pytest.mark.parametrize(
-        "command",
-        [
-            "run",
-            "rescore",
-            "doctor",
-            "tasks",
-            "tasks list",
-            "tasks show",
-            "tasks render",
-            "models",
-            "models list",
-            "models show",
-            "data",
-            "data status",
-            "data fetch",
-            "data verify",
-        ],
-    )
+    @pytest.mark.parametrize("command", COMMANDS)
     def test_every_command_has_help(self, command: str) -> None:
         ran = cli(*command.split(), "--help")
         assert (ran.code, ran.err) == (0, "")
