@@ -42,7 +42,7 @@ def fetch(
     target = root / task.folder
     if not force and all((root / path).is_file() for path in _files(task)):
         return target
-    archive = _download(task, task.hub, offline)
+    archive = _download(task, task.hub, target, offline)
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=root) as staging:
         _unpack(task, task.hub, archive, Path(staging))
@@ -53,7 +53,7 @@ def fetch(
     return target
 
 
-def _download(task: Task, hub: HubArchive, offline: bool) -> Path:
+def _download(task: Task, hub: HubArchive, target: Path, offline: bool) -> Path:
     """Return the archive in the hub client's own cache, downloading it unless it is there."""
     from huggingface_hub import hf_hub_download
 
@@ -70,7 +70,8 @@ def _download(task: Task, hub: HubArchive, offline: bool) -> Path:
     except Exception as error:  # the client passes on errors of whichever HTTP library it is built on
         where = f"{hub.filename} of the dataset {hub.repo_id} at {hub.revision}"
         raise DataError(
-            f"{task.name}: cannot fetch {where}: {_reason(error, offline)}; {_remedy(task)}"
+            f"{task.name}: no data in {target}, and cannot fetch {where}: {_reason(error, offline)}; "
+            f"run `evalkit data fetch {task.name}` where the hub can be reached, or {_remedy(task)}"
         ) from error
     return Path(path)
 

@@ -1,0 +1,71 @@
+"""The main job for real: the demo models on official data."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from evalkit.backends.hf.backend import HfBackend
+from evalkit.data.source import DataSource, open_source
+from evalkit.prompts import Prompt, prepare, render
+from evalkit.spec import resolve
+from evalkit.testing import check_backend
+
+
+def prompts(spec: str, subset: str, source: DataSource, backend: HfBackend, limit: int) -> list[Prompt]:
+    (resolved,) = resolve(spec)
+    samples = source.load(resolved.task, resolved.split, subset)[:limit]
+    shots = source.shots(resolved.task, subset, resolved.shots)
+    rendered = render(resolved, samples, shots)
+    return prepare(resolved, rendered, backend.tokenizer, backend.info.max_length)
+
+
+@pytest.mark.model
+@pytest.mark.data
+def test_agronomy_in_float32_has_the_accuracy_lm_eval_reports(official_data, tmp_path) -> None:
+    command = [sys.executable, "-m", "evalkit", "run", "--model", "demo", "--dtype", "float32", "--json"]
+    command += ["--tasks", "cmmlu@lm-eval:test:5shot", "--subsets", "agronomy", "--data", str(official_data)]
+    done = subprocess.run([*command, "--output", str(tmp_path / "run")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    task = json.loads(done.stdout)["tasks"]["cmmlu@lm-eval:test:5shot"]
+    # lm-evaluation-harness 0.4.13, hf, float32, on the same 169 questions: 42 right.
+    assert task["metrics"]["acc"]["value"] == pytest.approx(42 / 169, abs=1e-9)
+    assert task["counters"]["errors"] == task["counters"]["ties"] == task["counters"]["close_calls"] == 0
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text("utf-8"))
+    assert manifest["model"]["details"]["scoring_path"] == "tree"
+    assert manifest["equality_gate"]["max_difference"] < 1e-3
+
+
+@pytest.mark.model
+def test_the_mixture_of_experts_scores_like_the_dense_model_it_was_made_from() -> None:
+    source = open_source("sample")
+    dense = HfBackend.from_name("demo", dtype="float32")
+    asked = [p.encoded for p in prompts("cmmlu@official:test:5shot", "astronomy", source, dense, 6)]
+    expected = dict(dense.score(asked))
+    mixture = HfBackend.from_name("demo-moe", dtype="float32")
+    for i, response in mixture.score(asked):
+        for ours, theirs in zip(response.scores, expected[i].scores, strict=True):
+            assert ours.logprob == pytest.approx(theirs.logprob, abs=1e-3)
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("spec", ["mmlu@cn-mixtral", "ceval@cn-mixtral", "cmmlu@oc-ppl", "ceval@oc-ppl"])
+def test_every_kind_of_request_agrees_with_plain_forwards(spec) -> None:
+    backend = HfBackend.from_name("demo", dtype="float32")
+    source = open_source("sample")
+    subset = {"mmlu": "computer_security", "ceval": "computer_network", "cmmlu": "astronomy"}[
+        spec.split("@")[0]
+    ]
+    asked = [p.encoded for p in prompts(spec, subset, source, backend, 3)]
+    for i, response in backend.score(asked):
+        plain = backend.score_reference(asked[i])
+        for ours, theirs in zip(response.scores, plain.scores, strict=True):
+            assert ours.logprob == pytest.approx(theirs.logprob, abs=5e-3)
+            assert ours.n_tokens == theirs.n_tokens
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_the_demo_model_conforms(dtype) -> None:
+    check_backend(HfBackend.from_name("demo", dtype=dtype))
