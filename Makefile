@@ -21,10 +21,11 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 
 types: $(VENV)/.dev
-	$(BIN)/mypy -p evalkit
+	# From inside the venv, where the installed package is found and not the source folder of that name.
+	cd $(VENV) && bin/mypy --config-file ../pyproject.toml -p evalkit
 
 pytest: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/pytest
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

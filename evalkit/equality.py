@@ -89,7 +89,7 @@ def _compare(
     path = str(backend.info.details.get("scoring_path", "backend"))
     answers = dict(backend.score([p.encoded for _, prompts in chosen for p in prompts]))
     errors = [answer.error for answer in answers.values() if isinstance(answer, Failure)]
-    if len(errors) == len(answers):  # single failures are the run's own business: it counts them
+    if errors and len(errors) == len(answers):  # single failures are the run's own business: it counts them
         raise UntrustedResultError(f"the equality gate could not score a single request: {errors[0]}")
     # (difference, tolerance) of the request that comes nearest to its own tolerance, or exceeds it most.
     worst, noise, index = (0.0, _allowed(backend.info.dtype, 1)), {}, 0
