@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+# Tests that start Python must import the installed evalkit, not the source folder they are started in.
+os.environ["PYTHONSAFEPATH"] = "1"
+
 
 @pytest.fixture(scope="session")
 def official_data() -> Path:
