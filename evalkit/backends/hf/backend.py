@@ -130,8 +130,8 @@ class HfBackend:
     ) -> Iterator[tuple[Step, str | None]]:
         """Run what is not done, in order; steps that only read one cached context share the cores.
 
-        On a CPU, one step per core beats all cores on one step: no core waits for another after every
-        one of a layer's many small operations, and a busy machine slows down only in proportion.
+        On a CPU each core takes a step of its own, so that cores need not wait for each other after
+        every one of a layer's many small operations.
         """
         broken: dict[int, str] = {}
         numbered = enumerate(window.steps)
