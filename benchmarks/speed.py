@@ -232,7 +232,10 @@ def prefix_attention(model: Any, encoded: list[Any], batch_tokens: int) -> float
     dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     with torch.inference_mode():
         for step in (
-            step for window in plan(encoded, batch_tokens) for step in window.steps if step.context_len
+            step
+            for window in plan(encoded, batch_tokens, torch.get_num_threads())
+            for step in window.steps
+            if step.context_len
         ):
             query = torch.randn(1, len(step.tokens), heads, dim, dtype=model.dtype).transpose(1, 2)
             cache = torch.randn(layers, 2, 1, kv_heads, step.context_len, dim, dtype=model.dtype)

@@ -11,6 +11,7 @@ Pure Python and numpy: no engine is imported here.
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -27,6 +28,9 @@ TREE_LIMIT = 1024
 
 MIN_TREE_SAVING = 0.1
 """Share of its tokens a branching family must save: below, separate paths attend to less."""
+
+MIN_PACK = 256
+"""Tokens below which a step is not divided further to keep every lane busy."""
 
 _WINDOW_REQUESTS = 256
 _WINDOW_SHARED = 32
@@ -104,10 +108,13 @@ class Window:
     """Request index to, per sequence, the edge indices whose log-probabilities add up to its score."""
 
 
-def plan(requests: Sequence[EncodedRequest], batch_tokens: int) -> Iterator[Window]:
-    """Yield the windows that together score all `requests`, each planned only when it is reached."""
+def plan(requests: Sequence[EncodedRequest], batch_tokens: int, lanes: int = 1) -> Iterator[Window]:
+    """Yield the windows that together score all `requests`, each planned only when it is reached.
+
+    `lanes` is how many steps the engine runs side by side: packs come in even rounds of that many.
+    """
     for members in _windows(requests):
-        yield _WindowPlanner(requests, members, batch_tokens).build()
+        yield _WindowPlanner(requests, members, batch_tokens, lanes).build()
 
 
 def _windows(requests: Sequence[EncodedRequest]) -> Iterator[list[int]]:
@@ -212,8 +219,11 @@ _Carry = tuple[_Node, ...]
 
 
 class _WindowPlanner:
-    def __init__(self, requests: Sequence[EncodedRequest], members: list[int], batch_tokens: int) -> None:
+    def __init__(
+        self, requests: Sequence[EncodedRequest], members: list[int], batch_tokens: int, lanes: int
+    ) -> None:
         self._batch_tokens = batch_tokens
+        self._lanes = lanes
         self._owner: list[tuple[int, int]] = []
         self._start: list[int] = []
         self._last: list[int] = []
@@ -296,13 +306,14 @@ class _WindowPlanner:
         self, chain: list[_Placed], context: int, context_len: int, families: list[tuple[_Carry, _Node]]
     ) -> None:
         """Fill steps with families, longest first so that similar lengths meet."""
-        sized = sorted(families, key=lambda f: -(f[1].size + sum(map(len, f[0]))))
+        sizes = [node.size + sum(map(len, carry)) for carry, node in families]
+        order = sorted(range(len(families)), key=lambda f: -sizes[f])
+        capacity = _even_capacity([sizes[f] for f in order], self._batch_tokens, self._lanes)
         draft: _Draft | None = None
-        for carry, node in sized:
-            size = node.size + sum(map(len, carry))
-            if draft is None or draft.rows + size > self._batch_tokens:
+        for f in order:
+            if draft is None or draft.rows + sizes[f] > capacity:
                 draft = self._draft(context, context_len, keep=False)
-            self._add_family(draft, chain, carry, node)
+            self._add_family(draft, chain, *families[f])
 
     def _draft(self, context: int, context_len: int, *, keep: bool) -> _Draft:
         draft = _Draft(context, context_len, keep)
@@ -411,6 +422,26 @@ class _WindowPlanner:
         for request, index in last.items():
             finishes[index].append(request)
         return [draft.finished(done) for draft, done in zip(self._drafts, finishes, strict=True)]
+
+
+def _even_capacity(sizes: list[int], limit: int, lanes: int) -> int:
+    """Tokens per pack, at most `limit`, that fill full rounds of `lanes` packs as evenly as can be."""
+    total = sum(sizes)
+    needed = _packs(sizes, limit)
+    wanted = max(needed, min(-(-needed // lanes) * lanes, total // MIN_PACK))
+    return bisect.bisect_left(
+        range(limit), True, lo=-(-total // max(1, wanted)), key=lambda c: _packs(sizes, c) <= wanted
+    )
+
+
+def _packs(sizes: list[int], capacity: int) -> int:
+    """Packs that filling one after the other makes."""
+    packs, room = 0, 0
+    for size in sizes:
+        if size > room:
+            packs, room = packs + 1, capacity
+        room -= size
+    return packs
 
 
 def _trie(inputs: list[Ids], starts: list[int]) -> _Node:

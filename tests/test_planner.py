@@ -259,6 +259,21 @@ def test_a_few_shot_prefix_is_computed_once_for_a_hundred_questions() -> None:
     assert sum(position < 400 for position in engine.positions) == 400
 
 
+@pytest.mark.parametrize("lanes", [1, 2, 4])
+def test_packs_come_in_even_rounds_of_lanes(lanes: int) -> None:
+    requests = questions(100, random_ids(0, 400))
+    (window,) = plan(requests, 512, lanes)
+    sizes = [len(step.tokens) for step in window.steps if not step.keep]
+    assert len(sizes) % lanes == 0
+    assert max(sizes) - min(sizes) <= 2 * max(len(f) for step in window.steps for f in step.families[1:])
+    assert Engine().run([window]).scored == {i: expected(r) for i, r in enumerate(requests)}
+
+
+def test_little_work_is_not_spread_over_many_lanes() -> None:
+    (window,) = plan(questions(10, []), 2048, 64)
+    assert len(window.steps) == 1
+
+
 def test_requests_that_share_a_prefix_stay_in_one_window() -> None:
     requests = questions(600, random_ids(0, 400))
     assert len(list(plan(requests, 2048))) == 1

@@ -96,7 +96,7 @@ class HfBackend:
         shared = [i for i, request in enumerate(requests) if request.n_inputs <= self._longest_shared]
         planned = [requests[i] for i in shared]
         planned_done = {k for k, i in enumerate(shared) if i in done}
-        for window in plan(planned, self._batch_tokens):
+        for window in plan(planned, self._batch_tokens, self._threads if self._workers else 1):
             for k, response in self._score_window(window, planned, planned_done):
                 yield shared[k], response
             memory.return_unused()
