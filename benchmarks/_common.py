@@ -137,15 +137,17 @@ def rendered(case: Case, data: str | None) -> list[Any]:
     from evalkit.prompts import render
 
     resolved, source = resolve(case), open_source(data, offline=True)
-    samples = source.load(resolved.task, resolved.split, case.subset)[: case.limit]
-    return render(resolved, samples, source.shots(resolved.task, case.subset, case.shots))
+    samples = source.load(resolved.task, resolved.split, case.subset)
+    shots = source.shots(resolved, case.subset, samples)
+    return render(resolved, samples[: case.limit], shots[: case.limit])
 
 
 def prompts(case: Case, data: str | None, backend: Any) -> list[Any]:
     """Return evalkit's encoded prompts of a case."""
-    from evalkit.prompts import prepare
+    from evalkit.prompts import Encoder, prepare
 
-    return prepare(resolve(case), rendered(case, data), backend.tokenizer, backend.info.max_length)
+    encoder = Encoder(backend.tokenizer, backend.info.max_length)
+    return prepare(resolve(case), rendered(case, data), encoder)
 
 
 def model_path(name: str) -> str:

@@ -110,21 +110,14 @@ def aggregated(
     case: common.Case, prompts: list[Any], scores: list[list[float]], noise: float
 ) -> dict[str, Any]:
     """evalkit's own result entry of these scores, with its range for close calls."""
-    from evalkit.judge import judge
+    from evalkit.judge import judge, recorded
     from evalkit.results import aggregate
     from evalkit.types import ContinuationScore, ScoreResponse
 
     resolved = common.resolve(case)
-    outcomes = [
-        judge(
-            resolved,
-            p.sample,
-            ScoreResponse(tuple(ContinuationScore(x, 1, is_greedy=False) for x in row)),
-            prompt_sha256=p.sha256,
-        )
-        for p, row in zip(prompts, scores, strict=True)
-    ]
-    return aggregate(resolved, outcomes, noise)
+    responses = (ScoreResponse(tuple(ContinuationScore(x, 1, is_greedy=False) for x in r)) for r in scores)
+    outcomes = [recorded(resolved, p, r, keep_prompt=False) for p, r in zip(prompts, responses, strict=True)]
+    return aggregate(resolved, judge(resolved, outcomes, {}), noise)
 
 
 def mixture(case: common.Case, data: str | None) -> dict[str, Any]:

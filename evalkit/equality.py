@@ -1,28 +1,34 @@
 """The equality gate: the fast path must say what plain forwards say, and how much rounding matters.
 
-Before a run, a few real requests are scored both by the backend's chosen path and by one plain
-forward each. The largest difference of a log-probability decides whether the path may be used; the
-largest change of a winning margin is the run's numerical noise, below which an answer is a close call.
+Before a run, a few real requests are answered by the backend's chosen path and scored by one plain
+forward each; of a generated text, its first tokens. The largest difference of a log-probability decides
+whether the path may be used; the largest change of a winning margin between options is the run's
+numerical noise, below which an answer is a close call.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from evalkit.backends.base import Backend
 from evalkit.errors import UntrustedResultError
 from evalkit.prompts import Prompt
 from evalkit.spec import ResolvedTask
-from evalkit.types import Failure, ScoreResponse
+from evalkit.tokens import EncodedPrompt, EncodedRequest
+from evalkit.types import ContinuationScore, Failure, GenerateResponse, Response, ScoreResponse
 
 TOLERANCE = {"float32": 1e-3, "float16": 0.1, "bfloat16": 0.5}
 """Largest |Δ log p| per continuation; half-precision sums of many tokens drift further (see `_allowed`)."""
 
 _REQUESTS_PER_RUN = 12
 _NEIGHBOURS = 3
+_NEW_TOKENS = 16
+"""Generated tokens that are compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +61,9 @@ def check(backend: Backend, tasks: Tasks) -> GateReport:
     Raises:
         UntrustedResultError: not even the simplest path agrees.
     """
-    chosen = [
-        (task, _spread(prompts, max(_NEIGHBOURS, _REQUESTS_PER_RUN // len(tasks)))) for task, prompts in tasks
-    ]
-    references = [[backend.score_reference(p.encoded) for p in prompts] for _, prompts in chosen]
+    n = max(_NEIGHBOURS, _REQUESTS_PER_RUN // len(tasks))
+    chosen = [(task, _spread(prompts, n)) for task, prompts in tasks]
+    references: _References = {}
     rejected: list[str] = []
     while True:
         report = _compare(backend, chosen, references, tuple(rejected))
@@ -73,6 +78,10 @@ def check(backend: Backend, tasks: Tasks) -> GateReport:
             )
 
 
+_References = dict[tuple[bytes, ...], ScoreResponse]
+"""Plain forwards done already, by the ids they scored."""
+
+
 def _spread(prompts: Sequence[Prompt], n: int) -> list[Prompt]:
     """About n prompts in groups of neighbours, which share a prefix, spread evenly over the task."""
     groups = max(1, n // _NEIGHBOURS)
@@ -83,25 +92,62 @@ def _spread(prompts: Sequence[Prompt], n: int) -> list[Prompt]:
 def _compare(
     backend: Backend,
     chosen: list[tuple[ResolvedTask, list[Prompt]]],
-    references: list[list[ScoreResponse]],
+    references: _References,
     rejected: tuple[str, ...],
 ) -> GateReport:
     path = str(backend.info.details.get("scoring_path", "backend"))
-    answers = dict(backend.score([p.encoded for _, prompts in chosen for p in prompts]))
-    errors = [answer.error for answer in answers.values() if isinstance(answer, Failure)]
+    answers = _answers(backend, [p for _, prompts in chosen for p in prompts])
+    errors = [answer.error for _, answer in answers if isinstance(answer, Failure)]
     if errors and len(errors) == len(answers):  # single failures are the run's own business: it counts them
-        raise UntrustedResultError(f"the equality gate could not score a single request: {errors[0]}")
+        raise UntrustedResultError(f"the equality gate could not answer a single request: {errors[0]}")
     # (difference, tolerance) of the request that comes nearest to its own tolerance, or exceeds it most.
     worst, noise, index = (0.0, _allowed(backend.info.dtype, 1)), {}, 0
-    for (task, prompts), expected in zip(chosen, references, strict=True):
-        got = [answers[index + i] for i in range(len(prompts))]
+    for task, prompts in chosen:
+        pairs = [
+            (answer, _reference(backend, request, references))
+            for request, answer in answers[index : index + len(prompts)]
+            if isinstance(answer, ScoreResponse)
+        ]
         index += len(prompts)
-        pairs = [(a, b) for a, b in zip(got, expected, strict=True) if isinstance(a, ScoreResponse)]
         measured = ((_difference(a, b), _allowed(backend.info.dtype, _terms(b))) for a, b in pairs)
         worst = max([worst, *measured], key=lambda pair: pair[0] / pair[1])
-        noise[task.name] = max((_margin_change(task, a, b) for a, b in pairs), default=0.0)
+        if task.protocol.judge is None:
+            noise[task.name] = max((_margin_change(task, a, b) for a, b in pairs), default=0.0)
     difference, tolerance = worst
     return GateReport(difference <= tolerance, path, index, difference, tolerance, noise, rejected)
+
+
+def _answers(backend: Backend, prompts: Sequence[Prompt]) -> list[tuple[EncodedRequest, Response]]:
+    """What the chosen path says, and the request a plain forward can check it by, for every prompt."""
+    found: dict[int, tuple[EncodedRequest, Response]] = {}
+    scored = {i: p.encoded for i, p in enumerate(prompts) if isinstance(p.encoded, EncodedRequest)}
+    for k, response in backend.score(list(scored.values())) if scored else ():
+        found[list(scored)[k]] = (list(scored.values())[k], response)
+    generated = {
+        i: replace(p.encoded, sampling=None, max_new_tokens=min(_NEW_TOKENS, p.encoded.max_new_tokens))
+        for i, p in enumerate(prompts)
+        if isinstance(p.encoded, EncodedPrompt)
+    }
+    for k, response in backend.generate(list(generated.values())) if generated else ():
+        found[list(generated)[k]] = _as_scored(list(generated.values())[k], response)
+    return [found[i] for i in range(len(prompts))]
+
+
+def _as_scored(prompt: EncodedPrompt, response: Response) -> tuple[EncodedRequest, Response]:
+    """A greedy completion as the score of the text it is."""
+    if not isinstance(response, GenerateResponse):
+        return EncodedRequest(prompt.ids, (prompt.ids[-1:],), (len(prompt.ids),)), response
+    (completion,) = response.completions
+    ids = np.asarray(completion.token_ids, np.int32)
+    score = ContinuationScore(completion.logprob, len(ids), is_greedy=True)
+    return EncodedRequest(prompt.ids, (ids,), (len(prompt.ids),)), ScoreResponse((score,))
+
+
+def _reference(backend: Backend, request: EncodedRequest, known: _References) -> ScoreResponse:
+    key = tuple(ids.tobytes() for ids in (request.base, *request.tails))
+    if key not in known:
+        known[key] = backend.score_reference(request)
+    return known[key]
 
 
 def _allowed(dtype: str, terms: int) -> float:

@@ -1,17 +1,100 @@
-"""From log-probabilities to a judged outcome; the same code judges a run and a `rescore`."""
+"""From a backend's answers to judged outcomes; the same code judges a run, a `rescore` and a `score-file`."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
-from evalkit.task import Protocol
-from evalkit.types import Outcome, Sample, ScoreResponse
+from evalkit.prompts import Prompt
+from evalkit.spec import ResolvedTask
+from evalkit.task import Judgement, JudgeSettings, Protocol
+from evalkit.types import Failure, GenerateResponse, Outcome, Response, Sample
 
-if TYPE_CHECKING:
-    from evalkit.spec import ResolvedTask
+NORMALISED = "acc_norm"
+"""Accuracy of the option with the highest log-probability per character."""
+
+
+def recorded(resolved: ResolvedTask, prompt: Prompt, response: Response, *, keep_prompt: bool) -> Outcome:
+    """Put down what a backend answered to one sample, not judged yet."""
+    sample, protocol = prompt.sample, resolved.protocol
+    outcome = Outcome(
+        task=resolved.name,
+        subset=sample.subset,
+        sample_id=sample.id,
+        prompt_sha256=prompt.sha256,
+        prediction=None,
+        target=sample.target,
+        correct=None,
+        choice_logprobs=None,
+        choice_tokens=None,
+        truncated=prompt.truncated,
+        stratum=protocol.stratum(sample) if protocol.stratum else None,
+        prompt=prompt.text if keep_prompt else None,
+    )
+    if isinstance(response, Failure):
+        return replace(outcome, error=response.error)
+    if isinstance(response, GenerateResponse):
+        return replace(
+            outcome,
+            completions=tuple(c.text for c in response.completions),
+            finish_reason=response.completions[0].finish_reason,
+        )
+    logprobs, n_tokens = protocol.combine(response)
+    chars = tuple(map(len, protocol.option_texts(sample))) if protocol.option_texts else None
+    return replace(outcome, choice_logprobs=logprobs, choice_tokens=n_tokens, choice_chars=chars)
+
+
+Samples = Mapping[tuple[str, str], Sample]
+"""(subset, id) to sample."""
+
+
+def judge(
+    resolved: ResolvedTask,
+    outcomes: Sequence[Outcome],
+    samples: Samples,
+    settings: JudgeSettings = JudgeSettings(),  # noqa: B008 - immutable
+) -> list[Outcome]:
+    """Judge recorded outcomes, for the first time or again; those with nothing to judge stay as they are.
+
+    `samples` is read for completions only: the judge of log-probabilities needs nothing but the outcome.
+    """
+    judged = list(outcomes)
+    generated = [i for i, o in enumerate(outcomes) if o.completions is not None]
+    if generated and resolved.protocol.judge is not None:
+        answered = [(_sample(outcomes[i], samples), outcomes[i].completions or ()) for i in generated]
+        judgements = resolved.protocol.judge(answered, settings)
+        for i, judgement in zip(generated, judgements, strict=True):
+            judged[i] = _with(outcomes[i], judgement, resolved.protocol.headline)
+    return [_judged_choice(resolved, o) if o.choice_logprobs is not None else o for o in judged]
+
+
+def _sample(outcome: Outcome, samples: Samples) -> Sample:
+    return samples[outcome.subset, outcome.sample_id]
+
+
+def _with(outcome: Outcome, judgement: Judgement, headline: str) -> Outcome:
+    metrics = dict(judgement.metrics)
+    correct = metrics.get(headline)
+    return replace(outcome, prediction=judgement.prediction, metrics=metrics, correct=correct, error=None)
+
+
+def _judged_choice(resolved: ResolvedTask, outcome: Outcome) -> Outcome:
+    """Scores that are not finite make the sample an error: choosing among them would be a guess."""
+    logprobs, n_tokens = outcome.choice_logprobs or (), outcome.choice_tokens or ()
+    labels = resolved.task.labels(len(logprobs))
+    prediction = predict(resolved.protocol, labels, logprobs, n_tokens)
+    if prediction is None:
+        listed = ", ".join(f"{number:g}" for number in logprobs)
+        error = f"non-finite option score (log-probabilities {listed})"
+        return replace(outcome, prediction=None, correct=None, metrics={}, error=error)
+    metrics = {}
+    if outcome.target is not None:
+        metrics["acc"] = float(prediction == outcome.target)
+        if outcome.choice_chars is not None:
+            per_character = [lp / max(1, n) for lp, n in zip(logprobs, outcome.choice_chars, strict=True)]
+            metrics[NORMALISED] = float(_best(labels, per_character) == outcome.target)
+    return _with(outcome, Judgement(prediction, metrics), resolved.protocol.headline)
 
 
 def predict(
@@ -25,79 +108,8 @@ def predict(
     scores = protocol.choice_scores(logprobs, n_tokens)
     if len(scores) != len(labels):
         raise ValueError(f"protocol '{protocol.name}' gave {len(scores)} scores for {len(labels)} options")
-    if not all(map(math.isfinite, scores)):
-        return None
+    return _best(labels, scores) if all(map(math.isfinite, scores)) else None
+
+
+def _best(labels: Sequence[str], scores: Sequence[float]) -> str:
     return labels[scores.index(max(scores))]
-
-
-def judge(
-    resolved: ResolvedTask,
-    sample: Sample,
-    response: ScoreResponse,
-    *,
-    prompt_sha256: str,
-    truncated: bool = False,
-    prompt: str | None = None,
-) -> Outcome:
-    """Judge a backend's answer to one sample."""
-    logprobs, n_tokens = resolved.protocol.combine(response)
-    unjudged = Outcome(
-        task=resolved.name,
-        subset=sample.subset,
-        sample_id=sample.id,
-        prompt_sha256=prompt_sha256,
-        prediction=None,
-        target=sample.target,
-        correct=None,
-        choice_logprobs=tuple(logprobs),
-        choice_tokens=tuple(n_tokens),
-        truncated=truncated,
-        prompt=prompt,
-    )
-    return rejudge(resolved, unjudged)
-
-
-def failed(
-    resolved: ResolvedTask,
-    sample: Sample,
-    error: str,
-    *,
-    prompt_sha256: str,
-    truncated: bool = False,
-    prompt: str | None = None,
-) -> Outcome:
-    """Record a sample the backend gave no answer to."""
-    return Outcome(
-        task=resolved.name,
-        subset=sample.subset,
-        sample_id=sample.id,
-        prompt_sha256=prompt_sha256,
-        prediction=None,
-        target=sample.target,
-        correct=None,
-        choice_logprobs=None,
-        choice_tokens=None,
-        truncated=truncated,
-        error=error,
-        prompt=prompt,
-    )
-
-
-def rejudge(resolved: ResolvedTask, outcome: Outcome) -> Outcome:
-    """Judge an outcome anew from its stored log-probabilities; without any it is returned as it is.
-
-    Scores that are not finite make the sample an error: choosing among them would be a guess.
-    """
-    if outcome.choice_logprobs is None or outcome.choice_tokens is None:
-        return outcome
-    labels = resolved.task.labels(len(outcome.choice_logprobs))
-    prediction = predict(resolved.protocol, labels, outcome.choice_logprobs, outcome.choice_tokens)
-    if prediction is None:
-        error = f"non-finite option score (log-probabilities {_listed(outcome.choice_logprobs)})"
-        return replace(outcome, prediction=None, correct=None, error=error)
-    correct = None if outcome.target is None else float(prediction == outcome.target)
-    return replace(outcome, prediction=prediction, correct=correct, error=None)
-
-
-def _listed(numbers: Sequence[float]) -> str:
-    return ", ".join(f"{number:g}" for number in numbers)

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from evalkit.errors import UsageError
 from evalkit.spec import ResolvedTask
 from evalkit.task import PromptInput
-from evalkit.tokens import EncodedRequest, Tokenizer, encode
-from evalkit.types import Request, Sample, ScoreRequest
+from evalkit.tokens import EncodedPrompt, EncodedRequest, Ids, Tokenizer, encode, encode_prompt
+from evalkit.types import GenerateRequest, Message, Request, Sample, ScoreRequest, SpanRequest
+
+Encoded = EncodedRequest | EncodedPrompt
+Rendered = Sequence[tuple[PromptInput, Request]]
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One sample, ready to be scored."""
+    """One sample, ready to be answered."""
 
     sample: Sample
     request: Request
-    encoded: EncodedRequest
+    encoded: Encoded
     truncated: bool
-    """Whether examples or token ids had to go to make it fit."""
+    """Whether examples, text or token ids had to go to make it fit."""
 
     @property
     def text(self) -> str:
@@ -35,89 +38,195 @@ class Prompt:
         return hashlib.sha256(self.text.encode()).hexdigest()
 
 
+@dataclass(frozen=True, slots=True)
+class Encoder:
+    """Everything that turns one model's requests into ids."""
+
+    tokenizer: Tokenizer
+    window: int
+    """The model's context length in tokens."""
+    chat: bool | None = None
+    """Whether prompts go through the chat template; None: conversations do where there is one."""
+    seed: int = 0
+
+    def encode_all(self, rendered: Rendered) -> Iterator[Encoded]:
+        """Encode requests in order."""
+        inputs, requests = [p for p, _ in rendered], [request for _, request in rendered]
+        scored = [self._as_turn(r) for r in requests if not isinstance(r, GenerateRequest)]
+        encoded = encode(self.tokenizer, scored)
+        for p, request in zip(inputs, requests, strict=True):
+            yield self.prompt(p, request) if isinstance(request, GenerateRequest) else next(encoded)
+
+    def encode_one(self, p: PromptInput, request: Request) -> Encoded:
+        """Encode one request."""
+        return next(self.encode_all([(p, request)]))
+
+    def prompt(self, p: PromptInput, request: GenerateRequest) -> EncodedPrompt:
+        """Encode a prompt that is to be continued."""
+        most = max(map(len, self.tokenizer.encode(request.no_longer_than)), default=request.max_new_tokens)
+        return EncodedPrompt(
+            ids=encode_prompt(self.tokenizer, self._text(request)),
+            max_new_tokens=min(most, request.max_new_tokens),
+            stop=request.stop,
+            sampling=request.sampling,
+            seed=_seed(self.seed, p.sample),
+            min_new_tokens=request.min_new_tokens,
+        )
+
+    def uses_template(self, request: GenerateRequest) -> bool:
+        """Whether this prompt goes through the chat template."""
+        if self.chat is None:
+            return not isinstance(request.prompt, str) and self.tokenizer.has_chat_template
+        return self.chat
+
+    def _text(self, request: GenerateRequest) -> str:
+        if self.uses_template(request):
+            return self.tokenizer.chat(_turns(request)) + request.prefill
+        if isinstance(request.prompt, str):
+            return request.prompt + request.prefill
+        # Turns without a template are joined as OpenCompass does for base models.
+        return "\n".join(message.content for message in request.prompt) + request.prefill
+
+    def _as_turn(self, request: ScoreRequest | SpanRequest) -> ScoreRequest | SpanRequest:
+        """Put the context of a scored request into the chat template where that is asked for."""
+        if not self.chat:
+            return request
+        if isinstance(request, SpanRequest):
+            raise UsageError("--chat: this protocol compares whole texts, which have no turns; use --no-chat")
+        options = tuple(c.lstrip() if isinstance(c, str) else c for c in request.continuations)
+        return ScoreRequest(self.tokenizer.chat([Message("user", request.context)]), options)
+
+
 def prompt_text(request: Request) -> str:
-    """The context of a scored continuation; of whole texts, the part they share."""
+    """The prompt as published: context of the options, part the whole texts share, or all turns."""
     if isinstance(request, ScoreRequest):
         return request.context
+    if isinstance(request, GenerateRequest):
+        return "".join(message.content for message in _turns(request))
     # Character by character is what is meant here: these are texts, not paths.
     return os.path.commonprefix(request.texts)  # noqa: RUF071
 
 
 def render(
-    resolved: ResolvedTask, samples: Iterable[Sample], shots: Sequence[Sample]
+    resolved: ResolvedTask, samples: Iterable[Sample], shots: Iterable[Sequence[Sample]]
 ) -> list[tuple[PromptInput, Request]]:
-    """Render the samples of one subset with its few-shot examples."""
-    inputs = [PromptInput(s.subset, resolved.task.subsets[s.subset], tuple(shots), s) for s in samples]
+    """Render samples of one subset, each with its few-shot examples."""
+    inputs = [
+        PromptInput(sample.subset, resolved.task.subsets[sample.subset], tuple(examples), sample)
+        for sample, examples in zip(samples, shots, strict=True)
+    ]
     return [(p, resolved.protocol.render(p)) for p in inputs]
 
 
-def prepare(
-    resolved: ResolvedTask,
-    rendered: Sequence[tuple[PromptInput, Request]],
-    tokenizer: Tokenizer,
-    max_length: int,
-) -> list[Prompt]:
+def prepare(resolved: ResolvedTask, rendered: Rendered, encoder: Encoder) -> list[Prompt]:
     """Encode rendered prompts, applying the protocol's overlong policy.
 
     Raises:
         UsageError: a prompt does not fit and the protocol has no way to shorten it, or an option
             tokenises to nothing.
     """
-    limit = min(max_length, resolved.protocol.overlong.limit or max_length)
-    requests = [request for _, request in rendered]
+    fitting = _Fitting(resolved, encoder)
     return [
         Prompt(p.sample, request, encoded, truncated=False)
-        if encoded.n_inputs <= limit
-        else _shortened(resolved, p, encoded, tokenizer, limit, max_length)
-        for (p, request), encoded in zip(rendered, encode(tokenizer, requests), strict=True)
+        if fitting.fits(encoded)
+        else fitting.shortened(p, request, encoded)
+        for (p, request), encoded in zip(rendered, encoder.encode_all(rendered), strict=True)
     ]
 
 
-def _shortened(
-    resolved: ResolvedTask,
-    p: PromptInput,
-    encoded: EncodedRequest,
-    tokenizer: Tokenizer,
-    limit: int,
-    max_length: int,
-) -> Prompt:
-    overlong = resolved.protocol.overlong
-    if overlong.policy == "left":
-        return Prompt(p.sample, resolved.protocol.render(p), encoded.kept_right(limit), truncated=True)
-    if overlong.policy == "drop_last_shot":
-        candidates = [replace(p, shots=p.shots[:k]) for k in reversed(range(len(p.shots)))]
-    elif overlong.policy == "drop_longest_shot":
-        candidates = _without_longest(resolved, p, tokenizer)
+class _Fitting:
+    """A protocol's overlong policy for one model."""
+
+    def __init__(self, resolved: ResolvedTask, encoder: Encoder) -> None:
+        self.resolved, self.encoder = resolved, encoder
+        limit = resolved.protocol.overlong.limit
+        published = limit(encoder.window) if callable(limit) else limit
+        self.limit = min(encoder.window, published or encoder.window)
+
+    def fits(self, encoded: Encoded) -> bool:
+        return encoded.n_inputs <= self.room(encoded)
+
+    def room(self, encoded: Encoded) -> int:
+        """Tokens the prompt may have: of the window, what is generated comes on top."""
+        new = encoded.max_new_tokens if isinstance(encoded, EncodedPrompt) else 0
+        return max(0, min(self.limit, self.encoder.window - new))
+
+    def shortened(self, p: PromptInput, request: Request, encoded: Encoded) -> Prompt:
+        overlong = self.resolved.protocol.overlong
+        room = self.room(encoded)
+        if overlong.policy == "left" and room > 0:
+            return Prompt(p.sample, request, encoded.kept_right(room), truncated=True)
+        if overlong.policy == "middle" and isinstance(request, GenerateRequest):
+            return self._cut_in_the_middle(p, request, encoded)
+        for candidate in self._with_fewer_shots(p):
+            fewer = self.resolved.protocol.render(candidate)
+            shorter = self.encoder.encode_one(candidate, fewer)
+            if self.fits(shorter):
+                return Prompt(p.sample, fewer, shorter, truncated=True)
+        if overlong.bare is not None:
+            bare = overlong.bare(p)
+            shorter = self.encoder.encode_one(p, bare)
+            if shorter.n_inputs <= self.encoder.window:
+                return Prompt(p.sample, bare, shorter, truncated=True)
+        raise self._too_long(p, encoded)
+
+    def _too_long(self, p: PromptInput, encoded: Encoded) -> UsageError:
+        return UsageError(
+            f"{self.resolved.name}: the prompt of {p.subset} sample {p.sample.id} has {encoded.n_inputs} "
+            f"tokens, {self.room(encoded)} fit, and the protocol has no way to shorten it further; use "
+            "fewer --shots, a protocol that cuts (such as lm-eval) or a model with a longer context"
+        )
+
+    def _cut_in_the_middle(self, p: PromptInput, request: GenerateRequest, encoded: Encoded) -> Prompt:
+        """Keep the first and the last half of the bare prompt's tokens; the chat template comes after."""
+        room = self.encoder.window - request.max_new_tokens
+        frame = 0
+        if self.encoder.uses_template(request):
+            frame = self.encoder.prompt(p, replace(request, prompt=(Message("user", ""),))).n_inputs
+        cap = min(self.limit, room - frame)
+        if cap < 2:
+            raise self._too_long(p, encoded)
+        tokenizer, text = self.encoder.tokenizer, prompt_text(request)
+        ids = encode_prompt(tokenizer, text)
+        if len(ids) <= cap:  # only the template makes it longer than the published limit
+            return Prompt(p.sample, request, encoded, truncated=False)
+        text = tokenizer.decode(ids[: cap // 2].tolist()) + tokenizer.decode(ids[-(cap // 2) :].tolist())
+        cut = replace(request, prompt=text if isinstance(request.prompt, str) else (Message("user", text),))
+        shorter = self.encoder.prompt(p, cut)
+        # Two halves put together may tokenise to a little more than they had.
+        kept = shorter if shorter.n_inputs <= room else shorter.kept_right(room)
+        return Prompt(p.sample, cut, kept, truncated=True)
+
+    def _with_fewer_shots(self, p: PromptInput) -> Iterator[PromptInput]:
+        policy = self.resolved.protocol.overlong.policy
+        if policy == "drop_last_shot":
+            yield from (replace(p, shots=p.shots[:k]) for k in reversed(range(len(p.shots))))
+        elif policy == "drop_longest_shot":
+            lengths = [self._shot_tokens(p, shot) for shot in p.shots]
+            by_length = sorted(range(len(p.shots)), key=lambda i: -lengths[i])
+            for gone in range(1, len(p.shots) + 1):
+                kept = tuple(s for i, s in enumerate(p.shots) if i not in by_length[:gone])
+                yield replace(p, shots=kept)
+
+    def _shot_tokens(self, p: PromptInput, shot: Sample) -> int:
+        """Length of a prompt that asks the example itself: the header counts for all examples alike."""
+        text = prompt_text(self.resolved.protocol.render(replace(p, shots=(), sample=shot)))
+        return len(self.encoder.tokenizer.encode([text])[0])
+
+
+def token_parts(encoded: Encoded) -> Iterator[Ids]:
+    """All ids of a request, for the hash ladder."""
+    if isinstance(encoded, EncodedPrompt):
+        yield encoded.ids
     else:
-        candidates = []
-    for candidate in candidates:
-        request = resolved.protocol.render(candidate)
-        (shorter,) = encode(tokenizer, [request])
-        if shorter.n_inputs <= limit:
-            return Prompt(p.sample, request, shorter, truncated=True)
-    if overlong.bare is not None:
-        request = overlong.bare(p)
-        (shorter,) = encode(tokenizer, [request])
-        if shorter.n_inputs <= max_length:
-            return Prompt(p.sample, request, shorter, truncated=True)
-    raise UsageError(
-        f"{resolved.name}: the prompt of {p.subset} sample {p.sample.id} has {encoded.n_inputs} tokens, "
-        f"{limit} fit, and the protocol has no way to shorten it further; use fewer --shots, "
-        "a protocol that cuts (such as lm-eval) or a model with a longer context"
-    )
+        yield from (encoded.base, *encoded.tails)
 
 
-def _without_longest(resolved: ResolvedTask, p: PromptInput, tokenizer: Tokenizer) -> list[PromptInput]:
-    """The prompt input with its longest examples gone one after the other (longest in tokens)."""
-    lengths = [_shot_tokens(resolved, p, shot, tokenizer) for shot in p.shots]
-    by_length = sorted(range(len(p.shots)), key=lambda i: -lengths[i])
-    return [
-        replace(p, shots=tuple(s for i, s in enumerate(p.shots) if i not in by_length[:gone]))
-        for gone in range(1, len(p.shots) + 1)
-    ]
+def _turns(request: GenerateRequest) -> Sequence[Message]:
+    return (Message("user", request.prompt),) if isinstance(request.prompt, str) else request.prompt
 
 
-def _shot_tokens(resolved: ResolvedTask, p: PromptInput, shot: Sample, tokenizer: Tokenizer) -> int:
-    """Length of a prompt that asks the example itself: the header counts for all examples alike."""
-    text = prompt_text(resolved.protocol.render(replace(p, shots=(), sample=shot)))
-    return len(tokenizer.encode([text])[0])
+def _seed(seed: int, sample: Sample) -> int:
+    """A seed of the sample's own, whatever the order of samples."""
+    text = f"{seed}\0{sample.subset}\0{sample.id}"
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:7])

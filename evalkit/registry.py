@@ -1,6 +1,7 @@
 """Finding tasks and suites by name; nothing is imported before its name is asked for.
 
-Tasks come from the modules of `evalkit.tasks` (each exposes `TASK`), from the entry-point group
+Tasks come from the modules of `evalkit.tasks` (each exposes `TASK`, or `TASKS`, whose names begin with
+the module's), from the entry-point group
 `evalkit.tasks` of other distributions, and from a user's own .py or .yaml file.
 """
 
@@ -39,15 +40,15 @@ class Suite:
 
 
 def task_names() -> list[str]:
-    """List the built-in and plugged-in tasks without importing them."""
-    return sorted({*_builtin_names(), *_entry_points()})
+    """List the built-in and plugged-in tasks."""
+    return sorted({*(name for module in _builtin_modules() for name in _tasks_of(module)), *_entry_points()})
 
 
 def get_task(name: str) -> Task:
     """Import the task called `name`; raises UsageError with the nearest names if there is none."""
-    if name in _builtin_names():
-        task: Task = importlib.import_module(f"evalkit.tasks.{name}").TASK
-        return task
+    for module in _builtin_modules():
+        if name.startswith(module) and name in (tasks := _tasks_of(module)):
+            return tasks[name]
     if name in _entry_points():
         return _plugin(_entry_points()[name])
     raise unknown_name("task", name, [*task_names(), *suites()])
@@ -85,8 +86,15 @@ def _suite(file_name: str, text: str) -> Suite:
     return Suite(file_name.removesuffix(".yaml"), content["description"], tuple(content["tasks"]))
 
 
+def _tasks_of(module: str) -> dict[str, Task]:
+    """Import a module of `evalkit.tasks`: task name to task."""
+    loaded = importlib.import_module(f"evalkit.tasks.{module}")
+    tasks: tuple[Task, ...] = getattr(loaded, "TASKS", None) or (loaded.TASK,)
+    return {task.name: task for task in tasks}
+
+
 @cache
-def _builtin_names() -> frozenset[str]:
+def _builtin_modules() -> frozenset[str]:
     """Modules of `evalkit.tasks`; one that starts with an underscore is shared code, not a task."""
     package = importlib.import_module("evalkit.tasks")
     names = (module.name for module in pkgutil.iter_modules(package.__path__))
@@ -99,7 +107,7 @@ def _entry_points() -> dict[str, EntryPoint]:
 
     found: dict[str, EntryPoint] = {}
     for point in metadata.entry_points(group=ENTRY_POINT_GROUP):
-        if point.name in found or point.name in _builtin_names():
+        if point.name in found or point.name in _builtin_modules():
             raise UsageError(
                 f"task '{point.name}' of the entry point {point.value} has the name of another task; "
                 "uninstall one of them"

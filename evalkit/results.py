@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evalkit.stats.intervals import Estimate, clustered_mean, independent_mean
-from evalkit.task import Average
+from evalkit.stats.intervals import Estimate, bootstrap, clustered_mean, independent_mean
+from evalkit.task import Average, CorpusMetric, Protocol
 from evalkit.types import Outcome
 
 if TYPE_CHECKING:
     from evalkit.spec import ResolvedTask
-
-METRIC = "acc"
-"""Headline metric of every scored multiple-choice task."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +24,17 @@ class _Columns:
     subset: NDArray[np.intp]
     """Position of the subset in the official order."""
     correct: NDArray[np.float64]
-    """NaN after an error or without a target."""
+    """The headline metric; NaN after an error or without a target."""
+    values: dict[str, NDArray[np.float64]]
+    """Every metric of the samples, the headline first; NaN where a sample has none."""
+    predictions: list[str | None]
+    targets: list[str]
+    strata: list[str | None]
     failed: NDArray[np.bool_]
     unparsed: NDArray[np.bool_]
     truncated: NDArray[np.bool_]
+    unfinished: NDArray[np.bool_]
+    """Completions that ended at their token limit."""
     non_finite: NDArray[np.bool_]
     margin: NDArray[np.float64]
     """Best minus second best option score; NaN where there are none to compare."""
@@ -75,12 +79,13 @@ def aggregate(resolved: ResolvedTask, outcomes: Sequence[Outcome], noise: float 
     }
     if rows.scored.any():
         entry |= _metrics(resolved, rows)
-        if noise is not None:
-            entry["score_range"] = _score_range(rows, noise, protocol.average)
+        if noise is not None and resolved.protocol.judge is None:
+            entry["score_range"] = _score_range(rows, noise, _weights(resolved, rows.subset[rows.scored]))
     return entry
 
 
 def _columns(resolved: ResolvedTask, outcomes: Sequence[Outcome]) -> _Columns:
+    protocol = resolved.protocol
     subset_at = {name: i for i, name in enumerate(resolved.task.subsets)}
     scores = [_scores(resolved, o) for o in outcomes]
     finite = np.array([len(s) > 0 and bool(np.isfinite(s).all()) for s in scores], dtype=bool)
@@ -89,18 +94,30 @@ def _columns(resolved: ResolvedTask, outcomes: Sequence[Outcome]) -> _Columns:
     compared = _padded(scores, finite & ~failed)
     return _Columns(
         subset=np.array([subset_at[o.subset] for o in outcomes], dtype=np.intp),
-        correct=np.array([_correct(o) for o in outcomes], dtype=np.float64),
+        correct=np.array([_value(o, protocol.headline) for o in outcomes], dtype=np.float64),
+        values={
+            name: np.array([_value(o, name) for o in outcomes], dtype=np.float64)
+            for name in _metric_names(protocol, outcomes)
+        },
+        predictions=[o.prediction for o in outcomes],
+        targets=[o.target or "" for o in outcomes],
+        strata=[o.stratum for o in outcomes],
         failed=failed,
         unparsed=np.array([o.prediction is None and o.error is None for o in outcomes], dtype=bool),
         truncated=np.array([o.truncated for o in outcomes], dtype=bool),
+        unfinished=np.array([o.finish_reason == "length" for o in outcomes], dtype=bool),
         non_finite=answered & ~finite,
         margin=_margin(compared),
         target_gap=_target_gap(compared, _targets(resolved, outcomes)),
     )
 
 
-def _correct(outcome: Outcome) -> float:
-    return np.nan if outcome.error is not None or outcome.correct is None else outcome.correct
+def _metric_names(protocol: Protocol, outcomes: Sequence[Outcome]) -> list[str]:
+    return list(dict.fromkeys([protocol.headline, *(name for o in outcomes for name in o.metrics)]))
+
+
+def _value(outcome: Outcome, metric: str) -> float:
+    return np.nan if outcome.error is not None else outcome.metrics.get(metric, np.nan)
 
 
 def _scores(resolved: ResolvedTask, outcome: Outcome) -> list[float]:
@@ -144,6 +161,7 @@ def _counters(rows: _Columns, noise: float | None) -> dict[str, int | None]:
         "samples": rows.subset.size,
         "errors": int(rows.failed.sum()),
         "truncated": int(rows.truncated.sum()),
+        "unfinished": int(rows.unfinished.sum()),
         "ties": int((rows.margin == 0).sum()),
         "non_finite": int(rows.non_finite.sum()),
         "unparsed": int(rows.unparsed.sum()),
@@ -164,43 +182,112 @@ def _coverage(resolved: ResolvedTask, rows: _Columns) -> dict[str, int]:
 
 
 def _metrics(resolved: ResolvedTask, rows: _Columns) -> dict[str, Any]:
-    """Every estimate of the task: overall, per category and per subset."""
+    """Every estimate of the task: overall, per category, per subset and per stratum."""
     protocol, names = resolved.protocol, list(resolved.task.subsets)
-    correct, subset = rows.correct[rows.scored], rows.subset[rows.scored]
-    averages = {average: _average(correct, subset, average) for average in get_args(Average)}
-
-    groups = {}
-    for group, members in protocol.groups.members.items():
-        inside = np.isin(subset, [names.index(member) for member in members])
-        if inside.any():
-            estimate = _average(correct[inside], subset[inside], protocol.groups.average)
-            groups[group] = {METRIC: estimate.to_json()}
-
+    inside = {
+        group: np.isin(rows.subset, [names.index(member) for member in members])
+        for group, members in protocol.groups.members.items()
+    }
+    everything = np.ones(rows.subset.size, np.bool_)
+    averages = {average: _estimates(resolved, rows, everything, average) for average in _averages(protocol)}
     return {
-        "metrics": {METRIC: averages[protocol.average].to_json()},
-        "groups": groups,
-        "subsets": {
-            names[i]: {METRIC: independent_mean(correct[subset == i]).to_json()} for i in np.unique(subset)
+        "metrics": averages[protocol.average],
+        "groups": {
+            group: _estimates(resolved, rows, mask, protocol.groups.average)
+            for group, mask in inside.items()
+            if (mask & rows.scored).any()
         },
-        "averages": {average: {METRIC: estimate.value} for average, estimate in averages.items()},
+        "subsets": {
+            names[i]: _estimates(resolved, rows, rows.subset == i, None)
+            for i in np.unique(rows.subset[rows.scored])
+        },
+        "averages": {
+            average: {name: estimate["value"] for name, estimate in estimates.items()}
+            for average, estimates in averages.items()
+        },
+        **_strata(resolved, rows),
     }
 
 
-def _average(values: NDArray[np.float64], subset: NDArray[np.intp], average: Average) -> Estimate:
-    return clustered_mean(values, subset, _weights(subset, average))
+def _averages(protocol: Protocol) -> tuple[Average, ...]:
+    return ("macro", "micro", "category") if protocol.average == "category" else ("macro", "micro")
 
 
-def _weights(subset: NDArray[np.intp], average: Average) -> NDArray[np.float64]:
-    """Equal weights per sample (micro) or per subset (macro)."""
+def _estimates(
+    resolved: ResolvedTask, rows: _Columns, inside: NDArray[np.bool_], average: Average | None
+) -> dict[str, Any]:
+    """Metric name to estimate over the rows `inside`; no average takes them as one subset."""
+    found: dict[str, Any] = {}
+    for name, values in rows.values.items():
+        usable = inside & ~np.isnan(values)
+        if usable.any():
+            found[name] = _mean(resolved, values[usable], rows.subset[usable], average).to_json()
+    usable = inside & rows.scored
+    for name, metric in resolved.protocol.corpus_metrics.items():
+        if usable.any():
+            found[name] = _corpus(metric, rows, np.flatnonzero(usable)).to_json()
+    return found
+
+
+def _mean(
+    resolved: ResolvedTask,
+    values: NDArray[np.float64],
+    subset: NDArray[np.intp],
+    average: Average | None,
+) -> Estimate:
+    if average is None:
+        return independent_mean(values)
+    return clustered_mean(values, subset, _weights(resolved, subset, average))
+
+
+def _corpus(metric: CorpusMetric, rows: _Columns, places: NDArray[np.intp]) -> Estimate:
+    def statistic(drawn: NDArray[np.intp]) -> float:
+        chosen = places[drawn]
+        return metric([rows.predictions[i] for i in chosen], [rows.targets[i] for i in chosen])
+
+    return bootstrap(statistic, places.size)
+
+
+def _strata(resolved: ResolvedTask, rows: _Columns) -> dict[str, Any]:
+    """Stratum to subset to estimates, for protocols that report classes of samples apart."""
+    if resolved.protocol.stratum is None:
+        return {}
+    names = list(resolved.task.subsets)
+    strata: dict[str, Any] = {}
+    for stratum in sorted({s for s in rows.strata if s is not None}):
+        inside = np.array([s == stratum for s in rows.strata])
+        strata[stratum] = {
+            names[i]: _estimates(resolved, rows, inside & (rows.subset == i), None)
+            for i in np.unique(rows.subset[inside & rows.scored])
+        }
+    return {"strata": strata}
+
+
+def _weights(
+    resolved: ResolvedTask, subset: NDArray[np.intp], average: Average | None = None
+) -> NDArray[np.float64]:
+    """Weights of samples that give every sample, subset or category the same say."""
+    average = average or resolved.protocol.average
     if average == "micro":
         return np.ones(subset.size)
-    return 1 / np.bincount(subset)[subset]
+    per_subset: NDArray[np.float64] = 1 / np.bincount(subset)[subset]
+    if average == "macro":
+        return per_subset
+    category = _category_of(resolved.protocol.groups.members, list(resolved.task.subsets))[subset]
+    subsets_in = {c: np.unique(subset[category == c]).size for c in np.unique(category)}
+    shares = np.array([1 / subsets_in[c] for c in category])
+    return per_subset * shares
 
 
-def _score_range(rows: _Columns, noise: float, average: Average) -> dict[str, float]:
+def _category_of(members: Mapping[str, tuple[str, ...]], names: Sequence[str]) -> NDArray[np.intp]:
+    """Position of every subset's category."""
+    of = {subset: i for i, subsets in enumerate(members.values()) for subset in subsets}
+    return np.array([of[name] for name in names], dtype=np.intp)
+
+
+def _score_range(rows: _Columns, noise: float, weights: NDArray[np.float64]) -> dict[str, float]:
     """Published average if every close call went wrong, and if every one that can go right did."""
-    correct, subset = rows.correct[rows.scored], rows.subset[rows.scored]
-    weights = _weights(subset, average)
+    correct = rows.correct[rows.scored]
     worst = np.where(rows.margin[rows.scored] <= noise, 0.0, correct)
     best = np.where(rows.target_gap[rows.scored] <= noise, 1.0, correct)
     total = weights.sum()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -12,10 +13,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any
 
-from evalkit.errors import DataError, UsageError
-from evalkit.types import ContinuationScore, Outcome, ScoreResponse
+from evalkit.errors import DataError, RunInterrupted, UsageError
+from evalkit.types import Completion, ContinuationScore, GenerateResponse, Outcome, ScoreResponse
 
 SCHEMA_VERSION = 1
+
+Answer = ScoreResponse | GenerateResponse
+"""A response that is kept; a failure is not, so that a resumed run tries again."""
 
 FIRST_FILES = frozenset({"journal", ".manifest.json.partial"})
 """All that stands in a run directory whose run was stopped before it had a manifest."""
@@ -77,28 +81,28 @@ class RunStore:
             with self._journal.open("r+b") as file:
                 file.truncate(whole)
 
-    def append(self, task: str, index: int, response: ScoreResponse) -> None:
+    def append(self, task: str, index: int, response: Answer) -> None:
         """Record one response."""
         assert self._file is not None, "begin() comes first"
-        scores = [[s.logprob, s.n_tokens, s.is_greedy] for s in response.scores]
-        self._file.write(json.dumps([task, index, scores], ensure_ascii=False) + "\n")
+        # ASCII, since generated text may hold half a surrogate pair, which UTF-8 cannot.
+        self._file.write(json.dumps([task, index, *_line(response)]) + "\n")
         self._file.flush()
 
-    def responses(self) -> dict[str, dict[int, ScoreResponse]]:
+    def responses(self) -> dict[str, dict[int, Answer]]:
         """Everything in the journal: task name to sample index to response.
 
         Raises:
             DataError: a line other than a cut last one is damaged.
         """
-        found: dict[str, dict[int, ScoreResponse]] = {}
+        found: dict[str, dict[int, Answer]] = {}
         if not self._journal.exists():
             return found
         whole_lines = self._journal.read_bytes().split(b"\n")[:-1]
         for number, line in enumerate(whole_lines, 1):
             try:
-                task, index, scores = json.loads(line)
-                response = ScoreResponse(tuple(ContinuationScore(*s) for s in scores))
-            except (ValueError, TypeError) as error:
+                task, index, kind, parts = json.loads(line)
+                response = _response(kind, parts)
+            except (ValueError, TypeError, KeyError) as error:
                 raise DataError(
                     f"{self._journal}:{number}: damaged line; remove it and resume, its sample is then "
                     "scored again"
@@ -147,8 +151,9 @@ class RunStore:
 
         rows = [_row(outcome) for outcome in outcomes]
         columns = {name: [row[name] for row in rows] for name in _COLUMNS}
-        if all(prompt is None for prompt in columns["prompt"]):
-            del columns["prompt"]
+        for name in _ON_DEMAND:
+            if all(value is None for value in columns[name]):
+                del columns[name]
         table = pa.table(
             {name: pa.array(values, _arrow_type(_COLUMNS[name])) for name, values in columns.items()}
         )
@@ -198,7 +203,7 @@ class RunStore:
             rows = table.to_pylist()
         except (pa.ArrowException, OSError, ValueError) as error:
             raise DataError(f"{path}: not a readable parquet file ({error}); run again") from error
-        if missing := sorted(_COLUMNS.keys() - {"prompt", *table.column_names}):
+        if missing := sorted(_COLUMNS.keys() - {*_ON_DEMAND, *table.column_names}):
             raise DataError(f"{path}: lacks the columns {', '.join(missing)}; run again")
         return [_outcome(row) for row in rows]
 
@@ -214,33 +219,87 @@ _COLUMNS = {
     "metrics": "string",
     "choice_logprobs": "list<double>",
     "choice_tokens": "list<int32>",
+    "choice_chars": "list<int32>",
     "completion": "string",
+    "completions": "list<string>",
     "finish_reason": "string",
     "truncated": "bool",
     "error": "string",
+    "stratum": "string",
     "prompt": "string",
 }
+
+_ON_DEMAND = ("choice_chars", "completions", "stratum", "prompt")
+"""Columns that are there only where some sample has a value."""
+
+
+def _line(response: Answer) -> tuple[str, list[Any]]:
+    """Kind and parts of a response, as a journal line holds them."""
+    if isinstance(response, ScoreResponse):
+        return "scores", [[s.logprob, s.n_tokens, s.is_greedy] for s in response.scores]
+    return "completions", [[c.text, c.finish_reason, c.n_tokens] for c in response.completions]
+
+
+def _response(kind: str, parts: list[Any]) -> Answer:
+    if kind == "scores":
+        return ScoreResponse(tuple(ContinuationScore(*part) for part in parts))
+    if kind == "completions":
+        return GenerateResponse(tuple(Completion(*part) for part in parts))
+    raise ValueError(f"unknown kind of response '{kind}'")
 
 
 def _arrow_type(name: str) -> Any:
     import pyarrow as pa
 
-    types = {"list<double>": pa.list_(pa.float64()), "list<int32>": pa.list_(pa.int32()), "bool": pa.bool_()}
+    types = {
+        "list<double>": pa.list_(pa.float64()),
+        "list<int32>": pa.list_(pa.int32()),
+        "list<string>": pa.list_(pa.string()),
+        "bool": pa.bool_(),
+    }
     return types.get(name) or getattr(pa, {"double": "float64"}.get(name, name))()
 
 
 def _row(outcome: Outcome) -> dict[str, Any]:
-    metrics = {} if outcome.correct is None else {"acc": outcome.correct}
     row = {name: getattr(outcome, name, None) for name in _COLUMNS}
-    return row | {"metrics": json.dumps(metrics)}
+    texts = None if outcome.completions is None else [_encodable(c) for c in outcome.completions]
+    row |= {"completion": texts[0], "completions": texts if len(texts) > 1 else None} if texts else {}
+    prediction = None if outcome.prediction is None else _encodable(outcome.prediction)
+    return row | {"prediction": prediction, "metrics": json.dumps(dict(outcome.metrics))}
+
+
+def _encodable(text: str) -> str:
+    """Replace what UTF-8 cannot hold."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _outcome(row: Mapping[str, Any]) -> Outcome:
     fields: dict[str, Any] = {name: row.get(name) for name in Outcome.__slots__}
-    for name in ("choice_logprobs", "choice_tokens"):
+    fields["metrics"] = json.loads(row["metrics"])
+    if row["completion"] is not None and fields["completions"] is None:
+        fields["completions"] = (row["completion"],)
+    for name in ("choice_logprobs", "choice_tokens", "choice_chars", "completions"):
         if fields[name] is not None:
             fields[name] = tuple(fields[name])
     return Outcome(**fields)
+
+
+@contextlib.contextmanager
+def interruptible(store: RunStore) -> Iterator[None]:
+    """Turn what stops a run from outside into one clear error; the journal keeps what was answered."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise RunInterrupted(f"interrupted; what was scored is kept in {store.root}") from error
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        raise RunInterrupted(
+            f"the disk of {store.root} is full; what was scored is kept, free some space"
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):  # a full disk also refuses the last flush
+            store.close()
 
 
 def default_output(model: str) -> Path:
@@ -262,10 +321,12 @@ def digest(parts: Iterable[bytes]) -> str:
 def outcome_bytes(outcomes: Iterable[Outcome]) -> Iterator[bytes]:
     """The judged part of each outcome, for the top rung of the hash ladder."""
     for o in outcomes:
-        yield json.dumps([o.subset, o.sample_id, o.prediction, o.target, o.correct, o.error]).encode()
+        yield json.dumps(
+            [o.subset, o.sample_id, o.prediction, o.target, o.correct, dict(o.metrics), o.error]
+        ).encode()
 
 
 def response_bytes(outcomes: Iterable[Outcome]) -> Iterator[bytes]:
     """The measured part of each outcome."""
     for o in outcomes:
-        yield json.dumps([o.subset, o.sample_id, o.choice_logprobs, o.choice_tokens]).encode()
+        yield json.dumps([o.subset, o.sample_id, o.choice_logprobs, o.choice_tokens, o.completions]).encode()

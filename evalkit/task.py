@@ -7,15 +7,19 @@ scores are averaged.
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from evalkit.errors import UsageError
+from evalkit.fewshot import FewShot, first_rows
 from evalkit.types import Request, Sample, ScoreResponse
 
-Average = Literal["macro", "micro"]
+Average = Literal["macro", "micro", "category"]
+"""Unweighted mean over subsets, over samples, or over the categories' means over their subsets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +59,63 @@ def by_mean_logprob(logprobs: Sequence[float], n_tokens: Sequence[int]) -> list[
 class Overlong:
     """What a protocol does with a prompt that does not fit.
 
-    `shots` policies re-render with fewer examples, `left` cuts token ids from the left and `error`
-    refuses before inference starts.
+    `shots` policies re-render with fewer examples, `left` cuts token ids from the left, `middle` keeps the
+    first and the last half of the text's tokens, and `error` refuses before inference starts.
     """
 
-    policy: Literal["error", "left", "drop_last_shot", "drop_longest_shot"]
-    limit: int | None = None
-    """The published token limit; the model's context length applies as well."""
+    policy: Literal["error", "left", "middle", "drop_last_shot", "drop_longest_shot"]
+    limit: int | Callable[[int], int] | None = None
+    """The published token limit, perhaps a function of the model's context length, which applies as well."""
     bare: Render | None = None
     """Rendering used when the prompt does not fit even without examples; None means an error."""
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeSettings:
+    """What a judge needs to know of the run."""
+
+    unsafe_local_code: bool = False
+    """Whether generated programs may run without a sandbox."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What a protocol makes of one sample's completions."""
+
+    prediction: str | None
+    """The extracted answer; None counts as unparsed."""
+    metrics: Mapping[str, float]
+    """Empty where the sample has no target."""
+
+
+Judge = Callable[[Sequence[tuple[Sample, Sequence[str]]], JudgeSettings], list[Judgement]]
+"""Judges (sample, completions) pairs; all at once, since some judges run programs side by side."""
+
+
+def each(judge: Callable[[Sample, str], Judgement]) -> Judge:
+    """Make a judge out of a function of one sample and its first completion."""
+
+    def judge_all(
+        answered: Sequence[tuple[Sample, Sequence[str]]], _settings: JudgeSettings
+    ) -> list[Judgement]:
+        return [judge(sample, completions[0]) for sample, completions in answered]
+
+    return judge_all
+
+
+def needs(*modules: str) -> Callable[[JudgeSettings], None]:
+    """Make a check that the libraries a judge imports are installed."""
+
+    def check(_settings: JudgeSettings) -> None:
+        missing = [name for name in modules if importlib.util.find_spec(name) is None]
+        if missing:
+            raise UsageError(f"judging needs {', '.join(missing)}: pip install 'evalkit[metrics]'")
+
+    return check
+
+
+CorpusMetric = Callable[[Sequence[str | None], Sequence[str]], float]
+"""(predictions, targets) to one number, for metrics that are no mean over samples."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +147,21 @@ class Protocol:
     """Response to one log-probability and token count per option."""
     choice_scores: ChoiceScores = by_logprob
     """What is maximised over the options."""
+    option_texts: Callable[[Sample], Sequence[str]] | None = None
+    """The options' texts, where `acc_norm` (log-probability per character) is reported as well."""
+    judge: Judge | None = None
+    """Judges completions; None for protocols that score options."""
+    headline: str = "acc"
+    """The published metric."""
+    corpus_metrics: Mapping[str, CorpusMetric] = field(default_factory=dict)
+    few_shot: FewShot = first_rows
+    """How a sample's examples are chosen."""
+    shots_split: str | None = None
+    """Where the examples come from, if not from the task's `shots_split`."""
+    stratum: Callable[[Sample], str] | None = None
+    """Class of a sample that is reported apart."""
+    ready: Callable[[JudgeSettings], None] | None = None
+    """Checks before inference that judging will be possible; raises EvalkitError if not."""
     summary: str = ""
     """One line for `evalkit tasks show`: what sets this protocol apart."""
 
@@ -147,6 +214,8 @@ class Task:
     """Whether the publisher takes a JSON of predictions for splits without public answers."""
     root: Path | None = None
     """Folder the data of a user's own task lies in; None means the data directory's `folder`."""
+    variants: Mapping[str, Callable[[str, str], str]] = field(default_factory=dict)
+    """Other sets of records in the official format, by name: `path` for `--data-variant NAME`."""
 
     def labels(self, n_options: int) -> tuple[str, ...]:
         """Return the labels of the options of one sample."""

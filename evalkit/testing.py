@@ -23,6 +23,7 @@ from evalkit.task import PromptInput, Protocol, Task
 from evalkit.tokens import EncodedRequest, encode
 from evalkit.types import (
     ContinuationScore,
+    GenerateRequest,
     NextToken,
     Request,
     Response,
@@ -243,9 +244,7 @@ def check_task(task: Task, sample: Sample | None = None) -> None:
 
 def _check_identity(task: Task) -> None:
     assert _NAME.fullmatch(task.name), "a name has no blank, comma, colon or @"
-    for field in ("title", "licence"):
-        assert getattr(task, field).strip(), f"{field} is empty"
-    assert task.languages, "languages are missing"
+    assert task.title.strip(), "title is empty"
     assert len(set(task.choices)) == len(task.choices), f"choices repeat themselves: {task.choices}"
 
 
@@ -253,7 +252,8 @@ def _check_layout(task: Task) -> None:
     assert task.subsets, "it has no subset"
     assert task.splits, "it has no split"
     assert len(set(task.splits)) == len(task.splits), f"splits repeat themselves: {task.splits}"
-    assert task.shots_split in task.splits, f"examples come from an unknown split {task.shots_split!r}"
+    if any(p.max_shots and p.shots_split is None for p in task.protocols.values()):
+        assert task.shots_split in task.splits, f"examples come from an unknown split {task.shots_split!r}"
     for field in ("sizes", "content_sha256"):
         unknown = set(getattr(task, field)) - set(task.splits)
         assert not unknown, f"{field} name unknown splits {sorted(unknown)}"
@@ -288,14 +288,30 @@ def _check_rendering(task: Task, protocol: Protocol, sample: Sample) -> None:
         shots = tuple(replace(sample, id=f"shot {n}") for n in range(n_shots))
         request = protocol.render(PromptInput(sample.subset, title, shots, sample))
         with _rule(f"{n_shots} examples"):
-            asked = request.texts if isinstance(request, SpanRequest) else request.continuations
-            assert asked, "it asks nothing"
-            assert all(a.text if isinstance(a, NextToken) else a for a in asked), "it asks an empty text"
+            _check_asks(request)
             unanswered = replace(sample, target=None)
             assert protocol.render(PromptInput(sample.subset, title, shots, unanswered)) == request, (
                 "the prompt depends on the answer it asks for"
             )
-            _check_scores_per_option(task, protocol, len(asked))
+            generates = isinstance(request, GenerateRequest)
+            assert generates == (protocol.judge is not None), "completions and only they need a judge"
+            if not isinstance(request, GenerateRequest):
+                _check_scores_per_option(task, protocol, len(_asked(request)))
+
+
+def _check_asks(request: Request) -> None:
+    if isinstance(request, GenerateRequest):
+        assert request.prompt, "it asks nothing"
+        assert request.max_new_tokens > 0, "it leaves no room for an answer"
+        assert all(request.stop), "a stop text is empty"
+        return
+    asked = _asked(request)
+    assert asked, "it asks nothing"
+    assert all(a.text if isinstance(a, NextToken) else a for a in asked), "it asks an empty text"
+
+
+def _asked(request: ScoreRequest | SpanRequest) -> Sequence[str | NextToken]:
+    return request.texts if isinstance(request, SpanRequest) else request.continuations
 
 
 def _check_scores_per_option(task: Task, protocol: Protocol, n_asked: int) -> None:

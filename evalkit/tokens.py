@@ -8,14 +8,14 @@ tokens that the model never sees.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from evalkit.errors import UsageError
-from evalkit.types import NextToken, Request, ScoreRequest, SpanRequest
+from evalkit.types import Message, NextToken, Sampling, ScoreRequest, SpanRequest
 
 Ids = npt.NDArray[np.int32]
 
@@ -34,8 +34,21 @@ class Tokenizer(Protocol):
     prefix_id: int
     """Stands in front where a context leaves no token of its own: BOS, else EOS."""
 
+    end_ids: tuple[int, ...]
+    """Ids that end a text (EOS), possibly none."""
+    has_chat_template: bool
+    """Whether the model was trained on conversations in a format the tokenizer knows."""
+
     def encode(self, texts: Sequence[str]) -> list[Ids]:
         """Token ids of each text, without special tokens added."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of token ids, special tokens left out."""
+        ...
+
+    def chat(self, messages: Sequence[Message]) -> str:
+        """Text of a conversation up to where the assistant's next turn begins."""
         ...
 
 
@@ -50,8 +63,6 @@ class EncodedRequest:
     """Per sequence, the index of its first scored token; at least 1."""
     whole: bool = False
     """Whether the sequences are whole texts rather than continuations of a context."""
-    truncated: bool = False
-    """Whether ids were cut from the left."""
 
     def sequence(self, j: int) -> Ids:
         """All ids of sequence j."""
@@ -87,10 +98,38 @@ class EncodedRequest:
                 f"an answer option alone is longer than the model's context of {n_inputs} tokens; "
                 "use a model with a longer context"
             )
-        return EncodedRequest(self.base[cut:], self.tails, starts, self.whole, truncated=True)
+        return EncodedRequest(self.base[cut:], self.tails, starts, self.whole)
 
 
-def encode(tokenizer: Tokenizer, requests: Sequence[Request]) -> Iterator[EncodedRequest]:
+@dataclass(frozen=True, slots=True)
+class EncodedPrompt:
+    """Token ids of a prompt to be continued, and when to stop."""
+
+    ids: Ids
+    max_new_tokens: int
+    stop: tuple[str, ...] = ()
+    sampling: Sampling | None = None
+    """None decodes greedily."""
+    seed: int = 0
+    """Of the first completion; completion k draws with `seed + k`."""
+    min_new_tokens: int = 0
+
+    @property
+    def n_inputs(self) -> int:
+        """Tokens of the prompt."""
+        return len(self.ids)
+
+    @property
+    def n_logical(self) -> int:
+        """Prompt tokens a plain harness computes."""
+        return len(self.ids)
+
+    def kept_right(self, n_inputs: int) -> EncodedPrompt:
+        """The same prompt with ids cut from the left until `n_inputs` are left."""
+        return replace(self, ids=self.ids[-n_inputs:])
+
+
+def encode(tokenizer: Tokenizer, requests: Sequence[ScoreRequest | SpanRequest]) -> Iterator[EncodedRequest]:
     """Tokenise requests in order.
 
     Raises:
@@ -110,7 +149,15 @@ def has_leading_ids(tokenizer: Tokenizer, ids: Ids) -> bool:
     return n > 0 and tuple(int(i) for i in ids[:n]) == tokenizer.leading_ids
 
 
-def _with_leading(tokenizer: Tokenizer, ids: Ids) -> Ids:
+def encode_prompt(tokenizer: Tokenizer, text: str) -> Ids:
+    """Token ids of a text that is continued: as it stands, after the tokenizer's own leading tokens."""
+    (ids,) = tokenizer.encode([text])
+    ids = with_leading(tokenizer, ids)
+    return ids if len(ids) else np.asarray([tokenizer.prefix_id], np.int32)
+
+
+def with_leading(tokenizer: Tokenizer, ids: Ids) -> Ids:
+    """Put the tokenizer's own leading tokens in front, unless the text spells them out."""
     if not tokenizer.leading_ids or has_leading_ids(tokenizer, ids):
         return ids
     return np.concatenate([np.asarray(tokenizer.leading_ids, np.int32), ids])
@@ -119,7 +166,7 @@ def _with_leading(tokenizer: Tokenizer, ids: Ids) -> Ids:
 def _encode_spans(tokenizer: Tokenizer, requests: Sequence[SpanRequest]) -> Iterator[EncodedRequest]:
     encoded = iter(tokenizer.encode([text for r in requests for text in r.texts]))
     for request in requests:
-        sequences = [_with_leading(tokenizer, next(encoded)) for _ in request.texts]
+        sequences = [with_leading(tokenizer, next(encoded)) for _ in request.texts]
         if min(map(len, sequences)) < 2:
             raise UsageError(f"a text of {request.texts!r:.80} has no token that could be scored")
         # Keep at least one token in every tail, so that a sequence's last token is never in the base.
@@ -144,6 +191,8 @@ def _encode_scores(tokenizer: Tokenizer, requests: Sequence[ScoreRequest]) -> It
 
 def _split_trailing_space(request: ScoreRequest) -> tuple[str, str]:
     """Trailing blanks of a context belong to the continuation: tokens carry blanks in front."""
+    if any(isinstance(c, NextToken) for c in request.continuations):
+        return request.context, ""
     stripped = request.context.rstrip()
     return stripped, request.context[len(stripped) :]
 
@@ -159,7 +208,7 @@ def _join(
                 f"'…{request.context[-40:]}'; give it a text the tokenizer can encode"
             )
     base = min(kept for kept, _ in tails)
-    full = _with_leading(tokenizer, context)
+    full = with_leading(tokenizer, context)
     if len(context) == 0 or (base == 0 and len(full) == len(context)):
         # An empty context, or one that merges into an option whole, leaves nothing to predict from.
         full = np.concatenate([np.asarray([tokenizer.prefix_id], np.int32), context])

@@ -1,14 +1,15 @@
 """The small immutable types that tasks and backends exchange.
 
-A task turns a `Sample` into a `ScoreRequest` or `SpanRequest`; a backend answers with a
-`ScoreResponse`; a protocol turns that into an `Outcome`. Nothing here knows an engine or a benchmark.
+A task turns a `Sample` into a request (`ScoreRequest`, `SpanRequest` or `GenerateRequest`); a backend
+answers with a `ScoreResponse` or a `GenerateResponse`; a protocol turns that into an `Outcome`. Nothing
+here knows an engine or a benchmark.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,46 @@ class SpanRequest:
     texts: tuple[str, ...]
 
 
-Request = ScoreRequest | SpanRequest
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How completions are drawn; a request without it is decoded greedily."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    """0 keeps the whole vocabulary."""
+    repetition_penalty: float = 1.0
+    """Divides the logits of tokens already seen, prompt included (CTRL, arXiv 1909.05858)."""
+    n: int = 1
+    """Completions per request."""
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateRequest:
+    """Ask for text that continues a prompt."""
+
+    prompt: str | tuple[Message, ...]
+    """Plain text, or the turns of a conversation, put into the model's chat template."""
+    max_new_tokens: int
+    stop: tuple[str, ...] = ()
+    """Texts that end a completion; they and what follows are not part of it."""
+    sampling: Sampling | None = None
+    prefill: str = ""
+    """Beginning of the answer, put into the model's mouth; not part of the completion."""
+    min_new_tokens: int = 0
+    no_longer_than: tuple[str, ...] = ()
+    """Limit the answer to the tokens of the longest of these texts as well (some protocols do)."""
+
+
+Request = ScoreRequest | SpanRequest | GenerateRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +112,30 @@ class ScoreResponse:
     scores: tuple[ContinuationScore, ...]
 
 
+FinishReason = Literal["stop", "eos", "length"]
+"""A stop text appeared, the model ended its answer, or the token limit was reached."""
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One generated text."""
+
+    text: str
+    finish_reason: FinishReason
+    n_tokens: int
+    """Tokens generated, those of a stop text or end mark included."""
+    token_ids: tuple[int, ...] = ()
+    logprob: float = 0.0
+    """Sum of the natural-log probabilities of `token_ids` under the model, before any sampling setting."""
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateResponse:
+    """The completions of one request."""
+
+    completions: tuple[Completion, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """A request the backend could not answer, and why: an error, never a wrong answer."""
@@ -79,7 +143,7 @@ class Failure:
     error: str
 
 
-Response = ScoreResponse | Failure
+Response = ScoreResponse | GenerateResponse | Failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +164,16 @@ class Outcome:
     """Summed log-probability per option, in option order."""
     choice_tokens: tuple[int, ...] | None
     """Number of tokens each of those sums covers."""
+    choice_chars: tuple[int, ...] | None = None
+    """Characters of each option's text, where the protocol also compares by length."""
+    completions: tuple[str, ...] | None = None
+    """Generated texts; None for scoring."""
+    finish_reason: str | None = None
+    """Why the first completion ended (see `FinishReason`)."""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Every metric of this sample; fractions in [0, 1] unless the name says otherwise."""
+    stratum: str | None = None
+    """Class of samples reported apart, for example a range of lengths."""
     truncated: bool = False
     """Whether the prompt had to be shortened to fit."""
     error: str | None = None

@@ -16,7 +16,6 @@ In the last two forms predictions and targets are the 0-based index of the optio
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from jinja2.sandbox import SandboxedEnvironment
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
 from evalkit.data.csvfile import corrupt, read_table, read_text
+from evalkit.data.jsonfile import parse, read_json_lines
 from evalkit.errors import DataError, UsageError
 from evalkit.task import Average, Grouping, Overlong, PromptInput, Protocol, Task
 from evalkit.types import Sample, ScoreRequest
@@ -288,27 +288,15 @@ def _records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         for row in read_table(path):
             yield row.line, dict(row.cells)
     elif path.suffix == ".jsonl":
-        for line, text in enumerate(read_text(path).split("\n"), start=1):
-            if text.strip():
-                yield line, _json_record(path, line, _json(path, line, text))
+        for record in read_json_lines(path, ()):
+            yield record.line, record.fields
     elif path.suffix == ".json":
-        content = _json(path, 1, read_text(path))
+        content = parse(path, 1, read_text(path))
         if not isinstance(content, list):
             raise corrupt(path, 1, "a JSON data file is one list of records")
         for number, record in enumerate(content, start=1):
-            yield 1, _json_record(path, 1, record, f"record {number} ")
+            if not isinstance(record, dict):
+                raise corrupt(path, 1, f"record {number} is not a JSON object")
+            yield 1, record
     else:
         raise DataError(f"{path}: cannot tell the format; name data files .csv, .jsonl or .json")
-
-
-def _json(path: Path, line: int, text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise corrupt(path, line + error.lineno - 1, f"not valid JSON: {error.msg}") from None
-
-
-def _json_record(path: Path, line: int, record: Any, which: str = "") -> dict[str, Any]:
-    if not isinstance(record, dict):
-        raise corrupt(path, line, f"{which}is not a JSON object")
-    return record

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 
-from evalkit.task import PromptInput
-from evalkit.types import NextToken, Sample, ScoreRequest, ScoreResponse, SpanRequest
+from evalkit.task import Judge, Judgement, PromptInput, each
+from evalkit.types import (
+    GenerateRequest,
+    Message,
+    NextToken,
+    Sample,
+    ScoreRequest,
+    ScoreResponse,
+    SpanRequest,
+)
 
 LETTERS = ("A", "B", "C", "D")
 
@@ -62,6 +71,49 @@ def sum_of_two(response: ScoreResponse) -> tuple[tuple[float, ...], tuple[int, .
     """Add up the two entries of every letter, as Chinese-Mixtral's constrained decoding does."""
     pairs = list(zip(response.scores[::2], response.scores[1::2], strict=True))
     return tuple(a.logprob + b.logprob for a, b in pairs), tuple(a.n_tokens + b.n_tokens for a, b in pairs)
+
+
+OC_MAX_NEW_TOKENS = 50
+COT_MAX_NEW_TOKENS = 512
+
+
+def turns(question: Block, answer: str, p: PromptInput) -> GenerateRequest:
+    """Ask in chat turns, as OpenCompass does; `answer` is how an example is answered, with {letter}."""
+    shots = [
+        message
+        for shot in p.shots
+        for message in (
+            Message("user", question(shot)),
+            Message("assistant", answer.format(letter=shot.target)),
+        )
+    ]
+    return GenerateRequest((*shots, Message("user", question(p.sample))), OC_MAX_NEW_TOKENS)
+
+
+def judge_by(extract: Callable[[str], str | None]) -> Judge:
+    """Judge a free answer by the letter `extract` finds in it."""
+
+    def judge(sample: Sample, completion: str) -> Judgement:
+        letter = extract(completion)
+        metrics = {} if sample.target is None else {"acc": float(letter == sample.target)}
+        return Judgement(letter, metrics)
+
+    return each(judge)
+
+
+def first_capital(text: str) -> str | None:
+    """The first upper-case letter anywhere, as OpenCompass takes it: 'The answer is B' gives T."""
+    return next((character for character in text if character.isupper()), None)
+
+
+def last_match(patterns: Iterable[str], text: str) -> str | None:
+    """The option letter in the last match of the first pattern that matches at all."""
+    for pattern in patterns:
+        found = re.findall(pattern, text)
+        if found:
+            letter = re.search(r"[ABCD]", found[-1] if isinstance(found[-1], str) else "".join(found[-1]))
+            return letter[0] if letter else None
+    return None
 
 
 def members(categories: Mapping[str, str]) -> dict[str, tuple[str, ...]]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from evalkit.data.csvfile import Row, read_csv, unique_ids
 from evalkit.task import Grouping, HubArchive, Overlong, PromptInput, Protocol, Task, by_mean_logprob
-from evalkit.types import Sample, ScoreRequest, SpanRequest
+from evalkit.types import GenerateRequest, Sample, ScoreRequest, SpanRequest
 
 from . import _multiple_choice as mc
 
@@ -149,6 +149,29 @@ def hendrycks_style(p: PromptInput) -> ScoreRequest:
     return mc.letters(header, mc.block("Answer:"), p, delimiter=" ")
 
 
+def oc_gen(p: PromptInput) -> GenerateRequest:
+    """Ask in chat turns, each with the header."""
+    turn = mc.block("答案: ", lead=f"以下是中国关于{p.title}考试的单项选择题，请选出其中的正确答案。\n")
+    return mc.turns(turn, "{letter}", p)
+
+
+def official_cot(p: PromptInput) -> GenerateRequest:
+    """Ask for reasoning; the examples' own is the explanation column of the dev split."""
+    reasoning = "答案：让我们一步一步思考，\n"
+    ask = mc.block(reasoning)
+    shots = "".join(f"{ask(s)}{s.fields.get('explanation', '')}\n所以答案是{s.target}。\n\n" for s in p.shots)
+    header = f"以下是中国关于{p.title}考试的单项选择题，请选出其中的正确答案。\n\n"
+    # The next question would begin after a blank line, as the examples do.
+    return GenerateRequest(
+        f"{header}{shots}{ask(p.sample)}1. ", mc.COT_MAX_NEW_TOKENS, stop=("\n\n",) if p.shots else ()
+    )
+
+
+def stated_answer(text: str) -> str | None:
+    """The letter of the last 答案是…。, as the authors' evaluator of chat models looks for it."""
+    return mc.last_match((r"答案是(.+?)。", r"答案为(.+?)。", r"选项(.+?)是正确的。"), text)
+
+
 TASK = Task(
     name="ceval",
     title="C-Eval",
@@ -218,6 +241,28 @@ TASK = Task(
                 groups=Grouping(CATEGORIES, "macro"),
                 overlong=Overlong("drop_last_shot", limit=2048),
                 default_split="test",
+            ),
+            Protocol(
+                name="oc-gen",
+                source="open-compass/opencompass@4c87e77 ceval_gen_5f30c7",
+                summary="chat turns, generated answer, first capital letter",
+                render=oc_gen,
+                judge=mc.judge_by(mc.first_capital),
+                average="macro",
+                groups=Grouping(CATEGORIES, "macro"),
+                overlong=Overlong("drop_last_shot"),
+                default_split="val",
+            ),
+            Protocol(
+                name="official-cot",
+                source="hkust-nlp/ceval@cba65ae README and evaluators/chatgpt.py",
+                summary="reasons step by step from '1. '; the last 答案是…。 counts",
+                render=official_cot,
+                judge=mc.judge_by(stated_answer),
+                average="macro",
+                groups=Grouping(CATEGORIES, "macro"),
+                overlong=Overlong("drop_last_shot"),
+                default_split="val",
             ),
         )
     },

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from evalkit.data.csvfile import read_csv, unique_ids
 from evalkit.task import Grouping, HubArchive, Overlong, PromptInput, Protocol, Task, by_mean_logprob
-from evalkit.types import Sample, ScoreRequest, SpanRequest
+from evalkit.types import GenerateRequest, Sample, ScoreRequest, SpanRequest
 
 from . import _multiple_choice as mc
 
@@ -173,6 +174,37 @@ def oc_ppl(p: PromptInput) -> SpanRequest:
     return mc.whole_texts(shots, turn(p.sample), delimiter="")
 
 
+def oc_gen(p: PromptInput) -> GenerateRequest:
+    """Ask in chat turns without a cue; the header is in every turn."""
+    lead = HEADER.format(p.title).replace("\n\n", "\n") + "题目："
+    ask = mc.block("", lead=lead)
+    return mc.turns(lambda sample: ask(sample).removesuffix("\n"), "答案是: {letter}", p)
+
+
+def official_cot(p: PromptInput) -> GenerateRequest:
+    """Ask for an analysis; examples, if any, are answered directly."""
+    header = f"以下是关于{p.title}的单项选择题，请分析并选出正确答案。\n\n"
+    shots = "".join(f"{OFFICIAL_BLOCK(shot)}{shot.target}\n\n" for shot in p.shots)
+    question = mc.block("逐步分析并给出答案选项。", lead="题目：")(p.sample)
+    return GenerateRequest(header + shots + question, mc.COT_MAX_NEW_TOKENS)
+
+
+def chosen_option(text: str) -> str | None:
+    """The option a reply names, by the unambiguous steps of the authors' `extract_choice`.
+
+    Where that would guess at random, the reply counts as unparsed.
+    """
+    if text[:1] in mc.LETTERS:
+        return text[0]
+    named = mc.last_match((r"答案(?:选项)?(?:是|为)：? ?([ABCD])",), text)
+    if named is None:
+        for pattern in (r"([ABCD])(?:.*?)当选", r"([ABCD])(?:.*?)正确", r"[^不]是：? ?([ABCD])"):
+            if found := re.search(pattern, text):
+                return found[1]
+    mentioned = {letter for letter in mc.LETTERS if letter in text}
+    return named or (mentioned.pop() if len(mentioned) == 1 else None)
+
+
 TASK = Task(
     name="cmmlu",
     title="CMMLU",
@@ -231,6 +263,29 @@ TASK = Task(
                 overlong=Overlong("drop_last_shot"),
                 default_split="test",
                 choice_scores=by_mean_logprob,
+            ),
+            Protocol(
+                name="oc-gen",
+                source="open-compass/opencompass@4c87e77 cmmlu_gen_c13365",
+                summary="chat turns without a cue, generated answer, first capital letter",
+                render=oc_gen,
+                judge=mc.judge_by(mc.first_capital),
+                average="macro",
+                groups=Grouping(CATEGORIES, "macro"),
+                overlong=Overlong("drop_last_shot"),
+                default_split="test",
+            ),
+            Protocol(
+                name="official-cot",
+                source="haonan-li/CMMLU@d6e7b71 src/mp_utils.py",
+                summary="analyses step by step; the option named in the reply, never a random guess",
+                render=official_cot,
+                judge=mc.judge_by(chosen_option),
+                average="macro",
+                groups=Grouping(CATEGORIES, "macro"),
+                overlong=Overlong("drop_longest_shot", limit=2048),
+                default_split="test",
+                default_shots=0,
             ),
         )
     },

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from evalkit.data.csvfile import read_csv
 from evalkit.task import Grouping, HubArchive, Overlong, PromptInput, Protocol, Task, by_mean_logprob
-from evalkit.types import NextToken, Sample, ScoreRequest, SpanRequest
+from evalkit.types import GenerateRequest, NextToken, Sample, ScoreRequest, SpanRequest
 
 from . import _multiple_choice as mc
 
@@ -84,6 +84,15 @@ def oc_ppl(p: PromptInput) -> SpanRequest:
     return mc.whole_texts(HEADER.format(" " + p.title) + shots, question(p.sample), delimiter=" ")
 
 
+def oc_gen(p: PromptInput) -> GenerateRequest:
+    """Ask in chat turns, each with OpenCompass's hint and cue."""
+    hint = (
+        f"There is a single choice question about {p.title}. "
+        "Answer the question by replying A, B, C or D.\nQuestion: "
+    )
+    return mc.turns(mc.block("Answer: ", lead=hint), "{letter}\n", p)
+
+
 TASK = Task(
     name="mmlu",
     title="MMLU",
@@ -142,6 +151,17 @@ TASK = Task(
                 overlong=Overlong("drop_last_shot"),
                 default_split="test",
                 choice_scores=by_mean_logprob,
+            ),
+            Protocol(
+                name="oc-gen",
+                source="open-compass/opencompass@4c87e77 mmlu_gen_4d595a",
+                summary="chat turns, generated answer, first capital letter; macro average",
+                render=oc_gen,
+                judge=mc.judge_by(mc.first_capital),
+                average="macro",
+                groups=Grouping(ANATOMY_IN_STEM, "macro"),
+                overlong=Overlong("drop_last_shot"),
+                default_split="test",
             ),
         )
     },

@@ -19,7 +19,8 @@ import pyarrow.parquet as pq
 from evalkit.backends.mock import MockBackend
 from evalkit.cli import main
 from evalkit.data.source import open_source
-from evalkit.runner import RunOptions, run
+from evalkit.preparation import RunOptions
+from evalkit.runner import run
 from evalkit.store import RunStore
 from evalkit.tokens import EncodedRequest
 from evalkit.types import Failure, Response

@@ -1,12 +1,13 @@
+import hashlib
 import math
 from dataclasses import replace
 
 import pytest
-from toy import resolved_toy
+from toy import judged, resolved_toy
 
 from evalkit import judge
 from evalkit.task import Grouping, Overlong, Protocol, by_mean_logprob
-from evalkit.types import ContinuationScore, Sample, ScoreResponse
+from evalkit.types import ContinuationScore, Failure, Sample, ScoreResponse
 
 SAMPLE = Sample(id="17", subset="anatomy", fields={}, target="B")
 
@@ -31,17 +32,16 @@ def response(*logprobs, tokens=(1, 1, 1)):
 
 
 def test_the_best_option_is_predicted(resolved):
-    outcome = judge.judge(
-        resolved, SAMPLE, response(-2, -1, -3), prompt_sha256="ab", truncated=True, prompt="Q"
-    )
+    outcome = judged(resolved, SAMPLE, response(-2, -1, -3), truncated=True, keep_prompt=True)
     assert (outcome.prediction, outcome.target, outcome.correct, outcome.error) == ("B", "B", 1.0, None)
     assert (outcome.task, outcome.subset, outcome.sample_id) == ("toy@official:test:0shot", "anatomy", "17")
     assert (outcome.choice_logprobs, outcome.choice_tokens) == ((-2, -1, -3), (1, 1, 1))
-    assert (outcome.prompt_sha256, outcome.truncated, outcome.prompt) == ("ab", True, "Q")
+    assert (outcome.truncated, outcome.prompt) == (True, "Q")
+    assert outcome.prompt_sha256 == hashlib.sha256(b"Q").hexdigest()
 
 
 def test_a_wrong_answer_scores_zero(resolved):
-    outcome = judge.judge(resolved, SAMPLE, response(-1, -2, -3), prompt_sha256="")
+    outcome = judged(resolved, SAMPLE, response(-1, -2, -3))
     assert (outcome.prediction, outcome.correct) == ("A", 0.0)
 
 
@@ -60,18 +60,18 @@ def test_the_protocol_combines_the_response(resolved):
         resolved,
         protocol=replace(resolved.protocol, combine=lambda response: ((-5.0, -4.0, -3.0), (1, 1, 1))),
     )
-    assert judge.judge(resolved, SAMPLE, ScoreResponse(()), prompt_sha256="").prediction == "C"
+    assert judged(resolved, SAMPLE, ScoreResponse(())).prediction == "C"
 
 
 def test_without_a_target_there_is_a_prediction_but_no_score(resolved):
     hidden = replace(SAMPLE, target=None)
-    outcome = judge.judge(resolved, hidden, response(-1, -2, -3), prompt_sha256="")
+    outcome = judged(resolved, hidden, response(-1, -2, -3))
     assert (outcome.prediction, outcome.correct, outcome.error) == ("A", None, None)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_non_finite_scores_are_an_error(resolved, bad):
-    outcome = judge.judge(resolved, SAMPLE, response(-1, bad, -3), prompt_sha256="")
+    outcome = judged(resolved, SAMPLE, response(-1, bad, -3))
     assert (outcome.prediction, outcome.correct) == (None, None)
     assert outcome.error is not None
     assert f"{bad:g}" in outcome.error
@@ -79,7 +79,7 @@ def test_non_finite_scores_are_an_error(resolved, bad):
 
 def test_a_mean_over_no_tokens_is_an_error(resolved):
     resolved = replace(resolved, protocol=replace(resolved.protocol, choice_scores=by_mean_logprob))
-    outcome = judge.judge(resolved, SAMPLE, response(-1, 0, -3, tokens=(1, 0, 1)), prompt_sha256="")
+    outcome = judged(resolved, SAMPLE, response(-1, 0, -3, tokens=(1, 0, 1)))
     assert outcome.error is not None
 
 
@@ -90,19 +90,19 @@ def test_one_score_per_option_is_needed(resolved):
 
 def test_rejudging_changes_nothing_of_a_judged_outcome(resolved):
     for scores in (response(-2, -1, -3), response(-2, math.inf, -3)):
-        outcome = judge.judge(resolved, SAMPLE, scores, prompt_sha256="ab")
-        assert judge.rejudge(resolved, outcome) == outcome
+        outcome = judged(resolved, SAMPLE, scores)
+        assert judge.judge(resolved, [outcome], {}) == [outcome]
 
 
 def test_rejudging_follows_a_changed_protocol(resolved):
-    outcome = judge.judge(resolved, SAMPLE, response(-2, -3, -4, tokens=(1, 2, 4)), prompt_sha256="")
+    outcome = judged(resolved, SAMPLE, response(-2, -3, -4, tokens=(1, 2, 4)))
     resolved = replace(resolved, protocol=replace(resolved.protocol, choice_scores=by_mean_logprob))
-    assert judge.rejudge(resolved, outcome).prediction == "C"
-    assert judge.rejudge(resolved, replace(outcome, error="stale")).error is None
+    assert judge.judge(resolved, [outcome], {})[0].prediction == "C"
+    assert judge.judge(resolved, [replace(outcome, error="stale")], {})[0].error is None
 
 
 def test_a_failed_sample_stays_failed(resolved):
-    outcome = judge.failed(resolved, SAMPLE, "prompt too long", prompt_sha256="ab")
+    outcome = judged(resolved, SAMPLE, Failure("prompt too long"))
     assert (outcome.prediction, outcome.correct, outcome.choice_logprobs) == (None, None, None)
     assert (outcome.error, outcome.target) == ("prompt too long", "B")
-    assert judge.rejudge(resolved, outcome) == outcome
+    assert judge.judge(resolved, [outcome], {}) == [outcome]

@@ -8,17 +8,17 @@ import pytest
 
 from evalkit.backends.hf.backend import HfBackend
 from evalkit.data.source import DataSource, open_source
-from evalkit.prompts import Prompt, prepare, render
+from evalkit.prompts import Encoder, Prompt, prepare, render
 from evalkit.spec import resolve
 from evalkit.testing import check_backend
 
 
 def prompts(spec: str, subset: str, source: DataSource, backend: HfBackend, limit: int) -> list[Prompt]:
     (resolved,) = resolve(spec)
-    samples = source.load(resolved.task, resolved.split, subset)[:limit]
-    shots = source.shots(resolved.task, subset, resolved.shots)
-    rendered = render(resolved, samples, shots)
-    return prepare(resolved, rendered, backend.tokenizer, backend.info.max_length)
+    samples = source.load(resolved.task, resolved.split, subset)
+    shots = source.shots(resolved, subset, samples)
+    rendered = render(resolved, samples[:limit], shots[:limit])
+    return prepare(resolved, rendered, Encoder(backend.tokenizer, backend.info.max_length))
 
 
 @pytest.mark.model

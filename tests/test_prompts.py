@@ -9,7 +9,7 @@ from toy import resolved_toy
 
 from evalkit.backends.mock import WordTokenizer
 from evalkit.errors import UsageError
-from evalkit.prompts import Prompt, prepare, render
+from evalkit.prompts import Encoder, Prompt, prepare, render
 from evalkit.task import Grouping, Overlong, PromptInput, Protocol
 from evalkit.types import NextToken, Request, Sample, ScoreRequest, SpanRequest
 
@@ -49,8 +49,8 @@ def prepared(overlong: Overlong, max_length: int = 1000, request: Request | None
     )
     resolved = resolved_toy(protocol, subsets=["s"], shots=len(SHOT_LENGTHS), choices=("A", "B"))
     shots = [sample(" ".join(["w"] * n)) for n in SHOT_LENGTHS]
-    rendered = render(resolved, [sample(QUESTION, "row 7")], shots)
-    (prompt,) = prepare(resolved, rendered, WordTokenizer(), max_length)
+    rendered = render(resolved, [sample(QUESTION, "row 7")], [shots])
+    (prompt,) = prepare(resolved, rendered, Encoder(WordTokenizer(), max_length))
     return prompt
 
 

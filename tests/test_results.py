@@ -5,13 +5,12 @@ from dataclasses import replace
 
 import pytest
 from scipy import stats
-from toy import resolved_toy
+from toy import judged, resolved_toy
 
-from evalkit.judge import failed, judge
 from evalkit.results import aggregate
 from evalkit.stats.intervals import wilson
 from evalkit.task import Grouping, Overlong, Protocol, by_mean_logprob
-from evalkit.types import ContinuationScore, Sample, ScoreResponse
+from evalkit.types import ContinuationScore, Failure, Sample, ScoreResponse
 
 SUBSETS = ("physics", "biology", "law")
 
@@ -35,7 +34,7 @@ def answer(resolved, subset, logprobs, target="A", tokens=(1, 1, 1), truncated=F
     scores = zip(logprobs, tokens, strict=True)
     response = ScoreResponse(tuple(ContinuationScore(lp, n, is_greedy=False) for lp, n in scores))
     sample = Sample(id="0", subset=subset, fields={}, target=target)
-    return judge(resolved, sample, response, prompt_sha256="", truncated=truncated)
+    return judged(resolved, sample, response, truncated=truncated)
 
 
 def right(resolved, subset):
@@ -47,7 +46,7 @@ def wrong(resolved, subset):
 
 
 def broken(resolved, subset):
-    return failed(resolved, Sample("0", subset, {}, "A"), "out of memory", prompt_sha256="")
+    return judged(resolved, Sample("0", subset, {}, "A"), Failure("out of memory"))
 
 
 @pytest.fixture
@@ -166,6 +165,7 @@ def test_counters_without_a_measured_noise(example):
         "ties": 0,
         "non_finite": 0,
         "unparsed": 0,
+        "unfinished": 0,
         "close_calls": None,
     }
     assert "score_range" not in entry
@@ -220,6 +220,7 @@ def test_hidden_labels_give_counters_but_no_metric():
         "ties": 3,
         "non_finite": 0,
         "unparsed": 0,
+        "unfinished": 0,
         "close_calls": 3,
     }
 

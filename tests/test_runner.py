@@ -28,8 +28,8 @@ from helpers import (
 from evalkit.backends.base import ModelInfo
 from evalkit.backends.mock import MockBackend
 from evalkit.errors import DataError, RunInterrupted, UsageError
+from evalkit.publish import rescore
 from evalkit.registry import get_task
-from evalkit.runner import rescore
 from evalkit.store import RunStore
 from evalkit.types import Outcome, Response, ScoreResponse
 
@@ -73,7 +73,9 @@ class TestResults:
         assert list(task["subsets"]) == ["astronomy", "chinese_food_culture", "elementary_commonsense"]
         assert [shape(subset) for subset in task["subsets"].values()] == [ESTIMATE] * 3
         assert shape(task["averages"]) == {"macro": {"acc": float}, "micro": {"acc": float}}
-        zero = dict.fromkeys(("errors", "truncated", "ties", "non_finite", "unparsed", "close_calls"), 0)
+        zero = dict.fromkeys(
+            ("errors", "truncated", "unfinished", "ties", "non_finite", "unparsed", "close_calls"), 0
+        )
         assert task["counters"] == {"samples": N_SAMPLE, **zero}
 
     def test_rows_stand_in_dataset_order(self, tmp_path: Path) -> None:

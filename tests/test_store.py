@@ -98,8 +98,8 @@ class TestJournal:
 
 
 OUTCOMES = [
-    Outcome("t", "s", "0", "ab", "A", "B", 0.0, (-1.5, -0.25), (1, 2)),
-    Outcome("t", "s", "1", "cd", "题", "题", 1.0, (-math.inf,), (3,), truncated=True),
+    Outcome("t", "s", "0", "ab", "A", "B", 0.0, (-1.5, -0.25), (1, 2), metrics={"acc": 0.0}),
+    Outcome("t", "s", "1", "cd", "题", "题", 1.0, (-math.inf,), (3,), truncated=True, metrics={"acc": 1.0}),
     Outcome("t", "s", "2", "ef", None, None, None, None, None, error="out of memory"),
 ]
 

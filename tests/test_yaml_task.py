@@ -55,9 +55,9 @@ def write(tmp_path: Path):
 def request(resolved: ResolvedTask, index: int = 0) -> ScoreRequest:
     task, source = resolved.task, open_source("sample")
     (subset, title), *_ = task.subsets.items()
-    sample = source.load(task, resolved.split, subset)[index]
-    shots = source.shots(task, subset, resolved.shots)
-    rendered = resolved.protocol.render(PromptInput(subset, title, shots, sample))
+    samples = source.load(task, resolved.split, subset)
+    shots = source.shots(resolved, subset, samples)
+    rendered = resolved.protocol.render(PromptInput(subset, title, shots[index], samples[index]))
     assert isinstance(rendered, ScoreRequest)
     return rendered
 
@@ -120,7 +120,7 @@ def test_a_json_list_and_a_trailing_newline_of_a_prompt(write) -> None:
     ("old", "new", "line", "message"),
     [
         ("average: macro", "averag: macro", 11, "unknown key; known: name, title"),
-        ("average: macro", "average: mean", 11, "average: Input should be 'macro' or 'micro'"),
+        ("average: macro", "average: mean", 11, "average: Input should be 'macro'"),
         ("name: capitals", "name: a@b", 1, "name: String should match pattern"),
         (
             "shots_split: dev",

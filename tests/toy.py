@@ -2,8 +2,25 @@
 
 from pathlib import Path
 
+import numpy as np
+
+from evalkit.judge import judge, recorded
+from evalkit.prompts import Prompt
 from evalkit.spec import ResolvedTask
 from evalkit.task import Protocol, Task
+from evalkit.tokens import EncodedRequest
+from evalkit.types import Outcome, Response, Sample, ScoreRequest
+
+
+def judged(
+    resolved: ResolvedTask, sample: Sample, response: Response, *, truncated=False, keep_prompt=False
+) -> Outcome:
+    """What becomes of one response."""
+    encoded = EncodedRequest(np.zeros(1, np.int32), (np.zeros(1, np.int32),), (1,))
+    prompt = Prompt(sample, ScoreRequest("Q", ()), encoded, truncated)
+    outcome = recorded(resolved, prompt, response, keep_prompt=keep_prompt)
+    (done,) = judge(resolved, [outcome], {(sample.subset, sample.id): sample})
+    return done
 
 
 def resolved_toy(

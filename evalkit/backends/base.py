@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
-from evalkit.tokens import EncodedRequest, Tokenizer
+from evalkit.tokens import EncodedPrompt, EncodedRequest, Tokenizer
 from evalkit.types import Response, ScoreResponse
 
 
@@ -39,7 +39,7 @@ class Usage:
 
 
 class Backend(Protocol):
-    """An engine that scores encoded requests."""
+    """An engine that answers encoded requests."""
 
     usage: Usage
 
@@ -61,6 +61,12 @@ class Backend(Protocol):
         What is computed for the rest must not depend on `done`: a resumed run repeats the arithmetic
         of an uninterrupted one.
         """
+        ...
+
+    def generate(
+        self, requests: Sequence[EncodedPrompt], done: Collection[int] = ()
+    ) -> Iterator[tuple[int, Response]]:
+        """Yield (index, response) in completion order, leaving out the indices in `done`."""
         ...
 
     def score_reference(self, request: EncodedRequest) -> ScoreResponse:

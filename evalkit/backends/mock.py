@@ -10,8 +10,15 @@ import numpy as np
 
 from evalkit.backends.base import ModelInfo, Usage
 from evalkit.planner import plan
-from evalkit.tokens import EncodedRequest, Ids
-from evalkit.types import ContinuationScore, Response, ScoreResponse
+from evalkit.tokens import EncodedPrompt, EncodedRequest, Ids
+from evalkit.types import (
+    Completion,
+    ContinuationScore,
+    GenerateResponse,
+    Message,
+    Response,
+    ScoreResponse,
+)
 
 _BATCH_TOKENS = 16384
 
@@ -21,10 +28,20 @@ class WordTokenizer:
 
     leading_ids: tuple[int, ...] = ()
     prefix_id = 0
+    end_ids: tuple[int, ...] = ()
+    has_chat_template = False
 
     def encode(self, texts: Sequence[str]) -> list[Ids]:
         """One id per word or character, a hash of its code points."""
         return [_word_ids(text) for text in texts]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Words made of the ids: what was encoded cannot be told from a hash."""
+        return "".join(f" w{i % 1000}" for i in ids)
+
+    def chat(self, messages: Sequence[Message]) -> str:
+        """One line per turn."""
+        return "".join(f"{m.role}: {m.content}\n" for m in messages) + "assistant: "
 
 
 def _word_ids(text: str) -> Ids:
@@ -84,6 +101,28 @@ class MockBackend:
             n_tokens = request.reported_tokens(j)
             scores.append(ContinuationScore(n_tokens * (math.log(uniform) - 1), n_tokens, is_greedy=False))
         return ScoreResponse(tuple(scores))
+
+    def generate(
+        self, requests: Sequence[EncodedPrompt], done: Collection[int] = ()
+    ) -> Iterator[tuple[int, Response]]:
+        """Answer every prompt with words drawn from a hash of it."""
+        for i, request in enumerate(requests):
+            if i in done:
+                continue
+            self.usage.tokens_computed += request.n_inputs
+            n = request.sampling.n if request.sampling else 1
+            yield i, GenerateResponse(tuple(self._completion(request, k) for k in range(n)))
+
+    def _completion(self, request: EncodedPrompt, k: int) -> Completion:
+        digest = hashlib.blake2b(request.ids.tobytes(), digest_size=32, salt=self._salt)
+        if request.sampling:
+            digest.update((request.seed + k).to_bytes(16))
+        ids = tuple(digest.digest()[: min(32, request.max_new_tokens)])
+        self.usage.tokens_generated += len(ids)
+        scored = self.score_reference(
+            EncodedRequest(request.ids, (np.asarray(ids, np.int32),), (request.n_inputs,))
+        )
+        return Completion(self.tokenizer.decode(ids), "stop", len(ids), ids, scored.scores[0].logprob)
 
     def downgrade(self) -> None:
         """There is only one path."""

@@ -14,6 +14,13 @@ DATA = typer.Option(
     help="Where benchmark data comes from: a folder in the official layout, 'hub', 'sample' (a small "
     "made-up set that ships with evalkit), or 'auto' ($EVALKIT_DATA, else the hub).",
 )
+DATA_VARIANT = typer.Option(
+    None,
+    help="Another set of records in the official format, for example LongBench's 'partial'.",
+)
+UNSAFE = typer.Option(
+    False, "--unsafe-local-code", help="Run generated programs without a sandbox, with all your rights."
+)
 OFFLINE = typer.Option(False, "--offline", help="Never open a network connection.")
 
 

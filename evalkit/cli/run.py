@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from evalkit.cli.options import DATA, OFFLINE, error_limit, one_of
+from evalkit.cli.options import DATA, DATA_VARIANT, OFFLINE, UNSAFE, error_limit, one_of
 from evalkit.errors import RunInterrupted, UntrustedResultError, UsageError
 
 if TYPE_CHECKING:
@@ -40,7 +40,17 @@ def run(
     subsets: str = typer.Option("", help="Only these subsets (for example subjects), comma-separated."),
     limit: int = typer.Option(None, help="Only the first N samples of each subset."),
     data: str = DATA,
+    data_variant: str = DATA_VARIANT,
     offline: bool = OFFLINE,
+    chat: bool = typer.Option(
+        None,
+        "--chat/--no-chat",
+        help="Put every prompt into the model's chat template, or none (default: as the protocol does).",
+    ),
+    max_length: int = typer.Option(
+        None, help="Longest prompt and answer in tokens, if that is less than the model's context."
+    ),
+    unsafe_local_code: bool = UNSAFE,
     seed: int = typer.Option(0, help="Seed of everything random; recorded in the manifest."),
     batch_tokens: int = typer.Option(
         None, help="Token budget of one forward pass (default: 2048 on CPU, 16384 on GPU)."
@@ -68,7 +78,8 @@ def run(
     from evalkit.cli.model_name import check_model
     from evalkit.cli.progress import TerminalProgress
     from evalkit.data.source import open_source
-    from evalkit.runner import RunOptions, Silent
+    from evalkit.preparation import RunOptions
+    from evalkit.runner import Silent
     from evalkit.runner import run as run_tasks
     from evalkit.store import RunStore, default_output
 
@@ -77,10 +88,24 @@ def run(
     error_limit(max_errors, 0)
     if batch_tokens is not None and batch_tokens < 1:
         raise UsageError(f"--batch-tokens {batch_tokens}: at least 1 is needed")
+    if max_length is not None and max_length < 2:
+        raise UsageError(f"--max-length {max_length}: at least 2 tokens are needed")
     if resume and output is None:
         raise UsageError("--resume needs --output, the run directory to continue")
     store = RunStore(output or default_output(Path(model).name))
-    options = RunOptions(model, tasks, shots, split, _names(subsets), limit, seed, log_prompts)
+    options = RunOptions(
+        model=model,
+        tasks=tasks,
+        shots=shots,
+        split=split,
+        subsets=_names(subsets),
+        limit=limit,
+        seed=seed,
+        chat=chat,
+        max_length=max_length,
+        unsafe_local_code=unsafe_local_code,
+        log_prompts=log_prompts,
+    )
 
     def load() -> Backend:
         if backend == "mock":
@@ -99,7 +124,7 @@ def run(
         )
 
     signal.signal(signal.SIGTERM, _stop)
-    source = open_source(data, offline=offline)
+    source = open_source(data, offline=offline, variant=data_variant)
     progress = Silent() if quiet else TerminalProgress()
     try:
         results = run_tasks(options, source, load, store, resume=resume, progress=progress)
@@ -114,14 +139,19 @@ def run(
 
 def rescore(
     run_dir: Path = typer.Argument(..., help="A finished run directory.", metavar="RUN"),
+    data: str = typer.Option(None, help="Data to judge completions with (default: where the run read it)."),
+    unsafe_local_code: bool = UNSAFE,
     as_json: bool = typer.Option(False, "--json", help="Print the result document to stdout."),
 ) -> None:
-    """Judge a finished run again from its stored scores, without inference."""
-    from evalkit.runner import rescore as rescore_run
+    """Judge a finished run again from its stored answers, without inference."""
+    from evalkit.data.source import open_source
+    from evalkit.publish import rescore as rescore_run
     from evalkit.store import RunStore
+    from evalkit.task import JudgeSettings
 
+    source = None if data is None else open_source(data, offline=True)
     try:
-        results = rescore_run(RunStore(run_dir))
+        results = rescore_run(RunStore(run_dir), source, JudgeSettings(unsafe_local_code))
     except RunInterrupted as error:
         raise RunInterrupted(f"{error}; then: {shlex.join(['evalkit', *sys.argv[1:]])}") from None
     _show(results, run_dir, as_json=as_json)

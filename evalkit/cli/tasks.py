@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
 import typer
 
-from evalkit.cli.options import DATA, OFFLINE
+from evalkit.cli.options import DATA, DATA_VARIANT, OFFLINE
 from evalkit.errors import UsageError, unknown_name
+
+if TYPE_CHECKING:
+    from evalkit.task import Protocol, Task
 
 app = typer.Typer(help="List benchmarks, show their protocols, render their prompts.")
 
@@ -45,18 +49,23 @@ def show(spec: str = typer.Argument(..., help="A task spec, for example cmmlu or
         typer.echo(f"  licence      {task.licence}")
         typer.echo(f"  homepage     {task.homepage}")
         sizes = ", ".join(f"{split} {task.sizes[split]:,}" for split in task.splits if split in task.sizes)
-        typer.echo(f"  splits       {sizes or ', '.join(task.splits)} (examples from {task.shots_split})")
+        typer.echo(f"  splits       {sizes or ', '.join(task.splits)}")
         typer.echo("  protocols")
         for protocol in task.protocols.values():
             mark = "*" if protocol is resolved.protocol else " "
             typer.echo(
                 f"  {mark} {protocol.name:16} {protocol.summary}\n{'':21}default {protocol.default_split}, "
-                f"{protocol.default_shots} shots; published average: {protocol.average}; "
-                f"overlong prompts: {protocol.overlong.policy}\n{'':21}source: {protocol.source}"
+                f"{protocol.default_shots} shots{_examples(task, protocol)}; {protocol.headline}, average: "
+                f"{protocol.average}; overlong prompts: {protocol.overlong.policy}\n{'':21}"
+                f"source: {protocol.source}"
             )
         typer.echo("  categories")
         for group, members in resolved.protocol.groups.members.items():
             typer.echo(f"    {group} ({len(members)}): {', '.join(members)}")
+
+
+def _examples(task: Task, protocol: Protocol) -> str:
+    return f" from {protocol.shots_split or task.shots_split}" if protocol.max_shots else ""
 
 
 @app.command("render")
@@ -67,6 +76,7 @@ def render_prompt(
     shots: int = typer.Option(None, help="Few-shot examples."),
     split: str = typer.Option(None, help="Split."),
     data: str = DATA,
+    data_variant: str = DATA_VARIANT,
     offline: bool = OFFLINE,
 ) -> None:
     """Print one prompt exactly, byte for byte, with no newline added."""
@@ -75,10 +85,12 @@ def render_prompt(
     from evalkit.spec import resolve
 
     resolved = resolve(spec, shots=shots, split=split)
+    if len(resolved) > 1 and subset is not None:  # of a suite, the task that has it
+        resolved = [r for r in resolved if subset in r.task.subsets] or resolved
     if len(resolved) > 1:
         raise UsageError(f"'{spec}' is a suite; render one of {', '.join(r.name for r in resolved)}")
     (one,) = resolved
-    source = open_source(data, offline=offline)
+    source = open_source(data, offline=offline, variant=data_variant)
     available = source.available(one.task, one.split)
     chosen = subset or available[0]
     if chosen not in one.task.subsets:
@@ -86,6 +98,7 @@ def render_prompt(
     samples = source.load(one.task, one.split, chosen)
     if not 0 <= index < len(samples):
         raise UsageError(f"--index {index}: {chosen} ({one.split}) has samples 0 to {len(samples) - 1}")
-    ((_, request),) = render(one, [samples[index]], source.shots(one.task, chosen, one.shots))
+    shots = source.shots(one, chosen, samples)
+    ((_, request),) = render(one, [samples[index]], [shots[index]])
     sys.stdout.buffer.write(prompt_text(request).encode())
     sys.stdout.buffer.flush()

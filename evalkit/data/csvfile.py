@@ -52,6 +52,11 @@ def read_text(path: Path) -> str:
         raw = path.read_bytes().removeprefix(codecs.BOM_UTF8)
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from error
+    return decode(path, raw)
+
+
+def decode(path: Path, raw: bytes) -> str:
+    """Decode the UTF-8 content of `path`; raises DataError for any other."""
     if (position := raw.find(b"\0")) >= 0:
         raise corrupt(path, _line_at(raw, position), "NUL byte: the file is damaged or not text")
     try:
@@ -74,6 +79,14 @@ def read_csv(
         line, names = next(records)
         _check_header(path, line, names, columns, optional)
     return [_row(path, line, names, cells) for line, cells in records]
+
+
+def read_tsv(path: Path, columns: Sequence[str]) -> list[Row]:
+    """Read a tab-separated file with a header and no quoting; raises DataError naming file and line."""
+    first, *lines = read_text(path).replace("\r\n", "\n").removesuffix("\n").split("\n")
+    names = first.split("\t")
+    _check_header(path, 1, names, columns, ())
+    return [_row(path, number, names, line.split("\t")) for number, line in enumerate(lines, start=2) if line]
 
 
 def read_table(path: Path) -> list[Row]:

@@ -6,18 +6,22 @@ All three hold the official file layouts, so a task's one parser reads them alik
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from evalkit.data import hub
 from evalkit.data.content import SplitCheck, check_split
 from evalkit.errors import DataError
+from evalkit.fewshot import Examples
 from evalkit.task import Task
 from evalkit.types import Sample
+
+if TYPE_CHECKING:
+    from evalkit.spec import ResolvedTask
 
 Kind = Literal["path", "hub", "sample"]
 
@@ -30,10 +34,12 @@ class DataSource:
     root: Path
     """Folder that holds one folder per benchmark."""
     offline: bool = False
+    variant: str | None = None
+    """Another set of records in the official format, for tasks that know one of this name."""
 
-    def describe(self) -> dict[str, str]:
+    def describe(self) -> dict[str, str | None]:
         """Return what the manifest says about the origin of the data."""
-        return {"kind": self.kind, "root": str(self.root)}
+        return {"kind": self.kind, "root": str(self.root), "variant": self.variant}
 
     def folder(self, task: Task) -> Path:
         """Return the folder of `task`; a user's own task brings its folder along."""
@@ -46,34 +52,36 @@ class DataSource:
         """
         if self.kind != "sample":
             return list(task.subsets)
-        here = [subset for subset in task.subsets if self._file(task, split, subset).is_file()]
+        here = [subset for subset in task.subsets if self.file(task, split, subset).is_file()]
         if not here:
             raise DataError(f"the sample data has no {task.name} ({split}); use --data PATH or --data hub")
         return here
 
     def load(self, task: Task, split: str, subset: str) -> list[Sample]:
         """Return every sample of one subset, in file order; raises DataError naming file and remedy."""
-        path = self._file(task, split, subset)
+        path = self.file(task, split, subset)
         if not path.is_file() and self._can_fetch(task):
             hub.fetch(task, self.root, offline=self.offline)
         if not path.is_file():
             raise self._missing(task, path)
         return task.parse(path, split, subset)
 
-    def shots(self, task: Task, subset: str, k: int) -> tuple[Sample, ...]:
-        """Return the first `k` samples of the split the few-shot examples come from."""
-        if k == 0:
-            return ()
-        samples = self.load(task, task.shots_split, subset)
-        if len(samples) < k:
+    def shots(self, resolved: ResolvedTask, subset: str, samples: Sequence[Sample]) -> Examples:
+        """Return the few-shot examples of each of `samples`, which must be the whole subset."""
+        task, protocol, k = resolved.task, resolved.protocol, resolved.shots
+        split = protocol.shots_split or task.shots_split
+        pool = self.load(task, split, subset) if k else []
+        if len(pool) < k:
             raise DataError(
-                f"{task.name}: {self._file(task, task.shots_split, subset)} has {len(samples)} examples, "
-                f"{k} are asked for; use --shots {len(samples)} or less"
+                f"{task.name}: {self.file(task, split, subset)} has {len(pool)} examples, "
+                f"{k} are asked for; use --shots {len(pool)} or less"
             )
-        return tuple(samples[:k])
+        return protocol.few_shot(pool, samples, k)
 
-    def _file(self, task: Task, split: str, subset: str) -> Path:
-        return self.folder(task) / task.path(split, subset)
+    def file(self, task: Task, split: str, subset: str) -> Path:
+        """Return where the records of one subset are."""
+        path = task.variants.get(self.variant or "", task.path)
+        return self.folder(task) / path(split, subset)
 
     def _can_fetch(self, task: Task) -> bool:
         return self.kind == "hub" and task.hub is not None and task.root is None
@@ -97,7 +105,12 @@ class DataSource:
         )
 
 
-def open_source(value: str | None = None, *, offline: bool = False) -> DataSource:
+def recorded_source(described: Mapping[str, Any]) -> DataSource:
+    """Open the source a manifest describes, reading only what is on this machine."""
+    return DataSource(described["kind"], Path(described["root"]), True, described.get("variant"))
+
+
+def open_source(value: str | None = None, *, offline: bool = False, variant: str | None = None) -> DataSource:
     """Open the data source `--data` names: a path, `hub`, `sample` or `auto` (also None).
 
     `auto` is what `EVALKIT_DATA` says, else the same as `hub`: the user's cache, filled from the hub on
@@ -106,16 +119,16 @@ def open_source(value: str | None = None, *, offline: bool = False) -> DataSourc
     if value in (None, "", "auto"):
         value = os.environ.get("EVALKIT_DATA") or "hub"
     if value in ("hub", "auto"):
-        return DataSource("hub", hub.data_dir(), offline)
+        return DataSource("hub", hub.data_dir(), offline, variant)
     if value == "sample":
-        return DataSource("sample", sample_root(), offline)
+        return DataSource("sample", sample_root(), offline, variant)
     root = Path(str(value)).expanduser().resolve()
     if not root.is_dir():
         raise DataError(
             f"data directory {root} does not exist; give --data (or EVALKIT_DATA) a folder that holds one "
             "folder per benchmark, or one of: hub, sample, auto"
         )
-    return DataSource("path", root, offline)
+    return DataSource("path", root, offline, variant)
 
 
 def sample_root() -> Path:

@@ -52,8 +52,8 @@ class TestNames:
         [
             ("--tasks cmml", "unknown task 'cmml'; did you mean cmmlu or mmlu?"),
             ("--tasks chines", "unknown task 'chines'; did you mean chinese?"),
-            ("--tasks cmmlu@offical", "unknown protocol of cmmlu 'offical'; did you mean official?"),
-            ("--tasks cmmlu@x", "known: cn-mixtral, lm-eval, oc-ppl, official"),
+            ("--tasks cmmlu@offical", "unknown protocol of cmmlu 'offical'; did you mean official"),
+            ("--tasks cmmlu@x", "known: cn-mixtral, lm-eval, oc-gen"),
             ("--tasks ceval:vall", "unknown split of ceval 'vall'; did you mean val?"),
             ("--tasks ceval --split tst", "unknown split of ceval 'tst'; did you mean test?"),
             ("--tasks cmmlu --subsets agronomi", "unknown subset 'agronomi'; did you mean agronomy"),

@@ -10,6 +10,7 @@ from evalkit.data.content import check_split, content_hash
 from evalkit.data.source import open_source, sample_root, status, verify
 from evalkit.errors import DataError
 from evalkit.registry import get_task
+from evalkit.spec import resolve
 from evalkit.types import Sample
 
 MMLU, CEVAL, CMMLU = map(get_task, ("mmlu", "ceval", "cmmlu"))
@@ -39,7 +40,8 @@ def test_sample_data_is_read_by_the_official_parsers(task) -> None:
             assert {sample.subset for sample in samples} == {subset}
             answers = {None} if (task.name, split) == ("ceval", "test") else set(task.choices)
             assert {sample.target for sample in samples} <= answers
-    assert len(source.shots(task, subsets[0], 5)) == 5
+    (resolved,) = resolve(task.name)
+    assert [len(examples) for examples in source.shots(resolved, subsets[0], samples[:2])] == [5, 5]
 
 
 def test_sample_lacks_most_subsets() -> None:
@@ -60,10 +62,14 @@ def test_a_folder_covers_every_subset_and_a_missing_one_is_an_error(folder: Path
 
 
 def test_sources_by_name(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert open_source("hub").describe() == {"kind": "hub", "root": str(tmp_path / "cache/data")}
+    assert open_source("hub").describe() == {
+        "kind": "hub",
+        "root": str(tmp_path / "cache/data"),
+        "variant": None,
+    }
     assert open_source("auto") == open_source(None) == open_source("hub")
     monkeypatch.setenv("EVALKIT_DATA", str(folder))
-    assert open_source().describe() == {"kind": "path", "root": str(folder)}
+    assert open_source().describe() == {"kind": "path", "root": str(folder), "variant": None}
     assert open_source("auto") == open_source(str(folder))
     assert open_source("sample").kind == "sample"
     assert open_source("hub").kind == "hub"
@@ -88,9 +94,11 @@ def test_the_cache_is_used_without_network(folder: Path, tmp_path: Path) -> None
 
 def test_too_few_examples_are_an_error(folder: Path) -> None:
     source = open_source(str(folder))
-    assert source.shots(MMLU, "computer_security", 0) == ()
+    (resolved,) = resolve("mmlu")
+    samples = source.load(MMLU, "test", "computer_security")[:1]
+    assert source.shots(replace(resolved, shots=0), "computer_security", samples) == [()]
     with pytest.raises(DataError, match="has 5 examples, 6 are asked for; use --shots 5 or less"):
-        source.shots(MMLU, "computer_security", 6)
+        source.shots(replace(resolved, shots=6), "computer_security", samples)
 
 
 def test_status_looks_without_reading(folder: Path) -> None:

@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 
 from evalkit.data.source import DataSource, open_source
+from evalkit.prompts import render
 from evalkit.spec import resolve
 from evalkit.task import PromptInput, Task
 from evalkit.types import Request, Sample, ScoreRequest, SpanRequest
@@ -15,9 +16,10 @@ def request(spec: str, subset: str, data: Path) -> Request:
     """Render the first sample of a subset."""
     (resolved,) = resolve(spec)
     source = open_source(str(data))
-    sample = source.load(resolved.task, resolved.split, subset)[0]
-    shots = source.shots(resolved.task, subset, resolved.shots)
-    return resolved.protocol.render(PromptInput(subset, resolved.task.subsets[subset], shots, sample))
+    samples = source.load(resolved.task, resolved.split, subset)
+    shots = source.shots(resolved, subset, samples)
+    ((_, rendered),) = render(resolved, samples[:1], shots[:1])
+    return rendered
 
 
 def context(spec: str, subset: str, data: Path) -> str:

@@ -99,6 +99,8 @@ def test_averages_and_splits() -> None:
         "cn-mixtral": ("micro", "micro", "val"),
         "oc-ppl": ("macro", "macro", "val"),
         "hendrycks-style": ("macro", "macro", "test"),
+        "oc-gen": ("macro", "macro", "val"),
+        "official-cot": ("macro", "macro", "val"),
     }
 
 

@@ -66,7 +66,14 @@ def test_groups_name_subjects() -> None:
 
 def test_averages() -> None:
     averages = {name: p.average for name, p in TASK.protocols.items()}
-    assert averages == {"official": "macro", "lm-eval": "micro", "cn-mixtral": "micro", "oc-ppl": "macro"}
+    assert averages == {
+        "official": "macro",
+        "lm-eval": "micro",
+        "cn-mixtral": "micro",
+        "oc-ppl": "macro",
+        "oc-gen": "macro",
+        "official-cot": "macro",
+    }
 
 
 @pytest.mark.data

@@ -1,16 +1,18 @@
-"""Cascade attention: a packed row of families attends to one cached context and to itself.
+"""Attention of packed rows, for every model that computes it through `transformers.AttentionInterface`.
 
-Every packed token sees the whole cached context, so that part is one unmasked product per key-value
-head with grouped query heads folded into its rows; the family's own part is a small causal (or
-tree-masked) attention. The two are merged by their log-sum-exps (shared-prefix attention, Hydragen,
-arXiv 2402.05099). Registered with `transformers.AttentionInterface`, it serves every model that
-computes its attention through that interface.
+*Cascade attention*: a packed row of families attends to one cached context and to itself. Every packed
+token sees the whole cached context, so that part is one unmasked attention; the family's own part is a
+small causal (or tree-masked) one. The two are merged by their log-sum-exps (shared-prefix attention,
+Hydragen, arXiv 2402.05099).
+
+*Decoding*: every packed row is the newest token of a sequence of its own, which it attends to.
 """
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -36,6 +38,11 @@ class KVCache:
         """Hold nothing; memory grows with the longest path stored."""
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
 
+    @property
+    def layers(self) -> list[int]:
+        """Layers that have stored something."""
+        return list(self._layers)
+
     def read(self, layer: int, length: int) -> tuple[Tensor, Tensor]:
         """Keys and values of the first `length` tokens, each [1, kv heads, length, head dim]."""
         keys, values = self._layers[layer]
@@ -60,6 +67,49 @@ def _grown(old: Tensor | None, new: Tensor, kept: int, needed: int) -> Tensor:
     return room
 
 
+class SlotCache:
+    """Keys and values of several growing sequences, one slot each, for every layer."""
+
+    def __init__(self, slots: int, capacity: int) -> None:
+        """Room for `slots` sequences of `capacity` tokens; taken when the first keys arrive."""
+        self.slots = slots
+        self.capacity = capacity
+        self._layers: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def write(self, layer: int, slots: Tensor, positions: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Store keys and values [1, kv heads, tokens, head dim], token t at (slots[t], positions[t])."""
+        for stored, new in zip(self._layer(layer, keys, values), (keys, values), strict=True):
+            stored[slots, :, positions] = new[0].transpose(0, 1)
+
+    def fill(self, slots: Sequence[int], context: KVCache, length: int) -> None:
+        """Copy the first `length` tokens of a cached context into each slot."""
+        for layer in context.layers:
+            keys, values = context.read(layer, length)
+            for stored, new in zip(self._layer(layer, keys, values), (keys, values), strict=True):
+                for slot in slots:
+                    stored[slot, :, :length] = new[0]
+
+    def move(self, source: int, target: int, length: int) -> None:
+        """Copy the first `length` tokens of one slot over another."""
+        for pair in self._layers.values():
+            for stored in pair:
+                stored[target, :, :length] = stored[source, :, :length]
+
+    def read(self, layer: int, slots: int, length: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of the first slots, each [slots, kv heads, length, head dim]."""
+        keys, values = self._layers[layer]
+        return keys[:slots, :, :length], values[:slots, :, :length]
+
+    def _layer(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        if layer not in self._layers:
+            # Zeros, since what is masked out is still multiplied, and NaN times zero is NaN.
+            self._layers[layer] = (
+                keys.new_zeros((self.slots, keys.shape[1], self.capacity, keys.shape[3])),
+                values.new_zeros((self.slots, values.shape[1], self.capacity, values.shape[3])),
+            )
+        return self._layers[layer]
+
+
 @dataclass(frozen=True, slots=True)
 class _Bucket:
     """Families of similar length, laid out as a right-padded batch."""
@@ -71,40 +121,89 @@ class _Bucket:
     """Additive [families, 1, length, length] tree mask; None for plain causal paths."""
 
 
+Store = Callable[[int, Tensor, Tensor], None]
+"""Takes the keys and values of (layer, …) as they are computed, each [1, kv heads, tokens, head dim]."""
+
+
 @dataclass(frozen=True, slots=True)
 class ForwardPlan:
     """What the attention function needs to know of the step that is running."""
 
     cache: KVCache
     context_len: int
-    keep: bool
+    store: Store | None
     buckets: tuple[_Bucket, ...]
     places: Tensor
     """[tokens] each packed row's place in the concatenated, flattened buckets."""
     max_position: int
 
 
-_active: ContextVar[ForwardPlan | None] = ContextVar("evalkit_forward_plan", default=None)
+@dataclass(frozen=True, slots=True)
+class DecodePlan:
+    """One new token for each of the first slots."""
+
+    cache: SlotCache
+    slots: Tensor
+    """[rows] slot of every row: 0, 1, …"""
+    positions: Tensor
+    """[rows] position of the new token in its sequence."""
+    mask: Tensor
+    """Additive [rows, 1, 1, longest], over the tokens each row has."""
+    max_position: int
+
+
+_active: ContextVar[ForwardPlan | DecodePlan | None] = ContextVar("evalkit_forward_plan", default=None)
 """A context variable, since steps may run in several threads at once."""
 
 
 @contextmanager
-def running(step: Step, cache: KVCache, device: torch.device, dtype: torch.dtype) -> Iterator[None]:
-    """Make `step` the one that attention calls belong to."""
+def running(
+    step: Step, cache: KVCache, device: torch.device, dtype: torch.dtype, store: Store | None = None
+) -> Iterator[None]:
+    """Make `step` the one that attention calls belong to.
+
+    Keys and values go to `store`; without one, those of a prefill step extend `cache`.
+    """
+    if store is None and step.keep:
+        store = functools.partial(_append, cache, step.context_len)
     groups = _similar(step.families)
     plan = ForwardPlan(
         cache,
         step.context_len,
-        step.keep,
+        store,
         tuple(_bucket(families, device, dtype) for families in groups),
         _places(groups).to(device),
         int(step.positions.max()),
     )
+    with _activated(plan):
+        yield
+
+
+@contextmanager
+def decoding(
+    cache: SlotCache, positions: Sequence[int], device: torch.device, dtype: torch.dtype
+) -> Iterator[None]:
+    """Make attention calls belong to one new token, at `positions[i]`, of each slot i."""
+    at = torch.tensor(positions, device=device)
+    longest = max(positions) + 1
+    unseen = torch.arange(longest, device=device) > at.unsqueeze(1)
+    mask = torch.zeros(unseen.shape, dtype=dtype, device=device).masked_fill_(unseen, -math.inf)
+    slots = torch.arange(len(positions), device=device)
+    with _activated(DecodePlan(cache, slots, at, mask[:, None, None], longest - 1)):
+        yield
+
+
+@contextmanager
+def _activated(plan: ForwardPlan | DecodePlan) -> Iterator[None]:
     token = _active.set(plan)
     try:
         yield
     finally:
         _active.reset(token)
+
+
+def _append(cache: KVCache, begin: int, layer: int, keys: Tensor, values: Tensor) -> None:
+    cache.write(layer, begin, keys, values)
 
 
 def register() -> None:
@@ -135,17 +234,30 @@ def cascade_attention(
     _refuse_extras(plan, kwargs)
     scale = scaling if scaling is not None else 1 / math.sqrt(query.shape[-1])
     layer = int(module.layer_idx)  # type: ignore[arg-type]
+    if isinstance(plan, DecodePlan):
+        return _decode(plan, layer, query, key, value, scale), None
     out, lse = _own_part(plan, query, key, value, scale)
     if plan.context_len:
         context, context_lse = attention_with_lse(query, *plan.cache.read(layer, plan.context_len), scale)
         weight = torch.sigmoid(context_lse[0].T - lse).unsqueeze(-1)
         out = torch.lerp(out.float(), context[0].transpose(0, 1).float(), weight).to(query.dtype)
-    if plan.keep:
-        plan.cache.write(layer, plan.context_len, key, value)
+    if plan.store is not None:
+        plan.store(layer, key, value)
     return out.unsqueeze(0), None
 
 
-def _refuse_extras(plan: ForwardPlan, kwargs: dict[str, Any]) -> None:
+def _decode(plan: DecodePlan, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    """Every row to its own sequence: output [1, rows, heads, dim]."""
+    plan.cache.write(layer, plan.slots, plan.positions, key, value)
+    rows, heads = query.shape[2], query.shape[1]
+    keys, values = plan.cache.read(layer, rows, plan.mask.shape[-1])
+    # Query heads that share keys are rows of one product, so that the cache is read once.
+    grouped = query[0].transpose(0, 1).reshape(rows, keys.shape[1], heads // keys.shape[1], -1)
+    out = nn.functional.scaled_dot_product_attention(grouped, keys, values, attn_mask=plan.mask, scale=scale)
+    return out.reshape(1, rows, heads, -1)
+
+
+def _refuse_extras(plan: ForwardPlan | DecodePlan, kwargs: dict[str, Any]) -> None:
     """Anything that changes attention beyond a plain causal softmax must go another way."""
     window = kwargs.get("sliding_window")
     if window is not None and window <= plan.max_position:

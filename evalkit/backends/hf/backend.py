@@ -18,12 +18,14 @@ import torch
 from evalkit.backends.base import ModelInfo, Usage
 from evalkit.backends.hf import memory
 from evalkit.backends.hf.attention import UnsupportedAttention
+from evalkit.backends.hf.generation import Generator, PlainGenerator, SlotGenerator
 from evalkit.backends.hf.head import Head
 from evalkit.backends.hf.loading import LoadedModel, load
 from evalkit.backends.hf.paths import ExpandedPath, Path, PlainPath, TreePath
+from evalkit.decoding import Draft
 from evalkit.planner import Step, Window, plan
-from evalkit.tokens import EncodedRequest, Ids
-from evalkit.types import ContinuationScore, Failure, Response, ScoreResponse
+from evalkit.tokens import EncodedPrompt, EncodedRequest, Ids
+from evalkit.types import Completion, ContinuationScore, Failure, GenerateResponse, Response, ScoreResponse
 
 _log = logging.getLogger(__name__)
 
@@ -31,7 +33,7 @@ _DEFAULT_BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
 
 
 class HfBackend:
-    """Scores requests with a transformers model on CPU or CUDA."""
+    """Answers requests with a transformers model on CPU or CUDA."""
 
     def __init__(self, loaded: LoadedModel, batch_tokens: int | None = None) -> None:
         """`batch_tokens` is the token budget of one forward; None chooses by device."""
@@ -221,6 +223,43 @@ class HfBackend:
         return next((error for error in errors if error), None)
 
     @torch.inference_mode()
+    def generate(
+        self, requests: Sequence[EncodedPrompt], done: Collection[int] = ()
+    ) -> Iterator[tuple[int, Response]]:
+        """Complete every prompt not in `done`, in the order they finish."""
+        drafts = [
+            Draft(i, k, request)
+            for i, request in enumerate(requests)
+            if i not in done
+            for k in range(request.sampling.n if request.sampling else 1)
+        ]
+        finished: dict[int, dict[int, Completion | Failure]] = {}
+        for draft, completion in self._complete(drafts):
+            of_request = finished.setdefault(draft.index, {})
+            of_request[draft.k] = completion
+            if len(of_request) == (draft.prompt.sampling.n if draft.prompt.sampling else 1):
+                yield draft.index, _generated(finished.pop(draft.index))
+
+    def _complete(self, drafts: Sequence[Draft]) -> Iterator[tuple[Draft, Completion | Failure]]:
+        """Complete drafts, one by one where the fast way does not support the model's attention."""
+        left = {(d.index, d.k): d for d in drafts}
+        while left:
+            try:
+                for draft, completion in self._generator(left.values()).run(list(left.values())):
+                    del left[draft.index, draft.k]
+                    yield draft, completion
+            except UnsupportedAttention as error:
+                _log.warning("slots do not support this model's attention: %s", error)
+                self.downgrade()
+
+    def _generator(self, drafts: Collection[Draft]) -> Generator:
+        if isinstance(self._path, TreePath) and max(d.longest for d in drafts) <= self._longest_shared:
+            return SlotGenerator(
+                self._model, self._path.body, self._head, self.tokenizer, self.usage, self._batch_tokens
+            )
+        return PlainGenerator(self._model, self._native_attention, self.tokenizer, self.usage)
+
+    @torch.inference_mode()
     def score_reference(self, request: EncodedRequest) -> ScoreResponse:
         """One unshared forward of the whole model, its own attention and head, per distinct input."""
         current = self._model.config._attn_implementation
@@ -271,6 +310,14 @@ def _longest_shared(config: Any) -> float:
     if rope.get("rope_type") not in {"dynamic", "longrope"}:
         return math.inf
     return float(rope.get("original_max_position_embeddings") or config.max_position_embeddings)
+
+
+def _generated(completions: dict[int, Completion | Failure]) -> Response:
+    """One response of a request's completions in their order; a failure of one fails the request."""
+    ordered = [completions[k] for k in sorted(completions)]
+    done = tuple(c for c in ordered if isinstance(c, Completion))
+    failures = [c for c in ordered if isinstance(c, Failure)]
+    return failures[0] if failures else GenerateResponse(done)
 
 
 def _out_of_memory(tokens: int) -> str:

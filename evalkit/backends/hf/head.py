@@ -41,8 +41,12 @@ class Head:
         parts = [self._score(hidden[r], targets[r]) for r in rows]
         return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
 
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits [rows, vocabulary] in float32."""
+        return self._transform(torch.nn.functional.linear(hidden.float(), self._weight, self._bias))
+
     def _score(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self._transform(torch.nn.functional.linear(hidden.float(), self._weight, self._bias))
+        logits = self.logits(hidden)
         chosen = logits.gather(1, targets.unsqueeze(1)).squeeze(1)
         return chosen - logits.logsumexp(dim=1), chosen >= logits.amax(dim=1)
 

@@ -19,6 +19,7 @@ from evalkit._version import __version__
 from evalkit.backends.base import ModelInfo
 from evalkit.errors import UsageError
 from evalkit.tokens import Ids
+from evalkit.types import Message
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -162,6 +163,8 @@ class HfTokenizer:
         lead = next((i for i in range(len(full)) if full[i : i + len(plain)] == plain), 0)
         self.leading_ids: tuple[int, ...] = tuple(full[:lead])
         self.prefix_id: int = _first_of(tokenizer.bos_token_id, tokenizer.eos_token_id, 0)
+        self.end_ids: tuple[int, ...] = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
+        self.has_chat_template = bool(tokenizer.chat_template)
         self._rust = getattr(tokenizer, "_tokenizer", None)
 
     def encode(self, texts: Sequence[str]) -> list[Ids]:
@@ -170,6 +173,28 @@ class HfTokenizer:
             batch = self._rust.encode_batch_fast(list(texts), add_special_tokens=False)
             return [np.asarray(encoding.ids, np.int32) for encoding in batch]
         return [np.asarray(self.tokenizer.encode(t, add_special_tokens=False), np.int32) for t in texts]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of token ids, special tokens left out and blanks exactly as generated."""
+        text: str = self.tokenizer.decode(
+            list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return text
+
+    def chat(self, messages: Sequence[Message]) -> str:
+        """Text of a conversation up to where the assistant's next turn begins.
+
+        Raises:
+            UsageError: the template refuses the conversation.
+        """
+        turns = [{"role": m.role, "content": m.content} for m in messages]
+        try:
+            text: str = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        except Exception as error:  # a template is a program and fails as it likes
+            raise UsageError(
+                f"the model's chat template refuses the prompt: {error}; --no-chat sends it as plain text"
+            ) from error
+        return text
 
 
 def _first_of(*ids: int | None) -> int:

@@ -1,4 +1,4 @@
-"""Memory habits of CPU inference."""
+"""How much memory there is, and the habits that keep inference fast and small."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import gc
 import sys
 from collections.abc import Callable
 
+import psutil
 import torch
 
 _M_TRIM_THRESHOLD = -1
@@ -36,6 +37,13 @@ def _libc(function: str) -> Callable[..., int] | None:
     if not sys.platform.startswith("linux"):
         return None
     return getattr(ctypes.CDLL(None), function, None)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that could be taken on the device now."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -57,7 +57,7 @@ class TreePath:
         """Switch the model to cascade attention."""
         attention.register()
         model.set_attn_implementation(attention.NAME)
-        self._body = _body(model)
+        self.body = _body(model)
         self._device: torch.device = model.device
         self._dtype: torch.dtype = model.dtype
         self._cache = attention.KVCache()
@@ -65,7 +65,7 @@ class TreePath:
     def run(self, step: Step, context: Ids) -> Tensor:
         """One forward over the packed row."""
         with attention.running(step, self._cache, self._device, self._dtype):
-            out = self._body(
+            out = self.body(
                 input_ids=_tensor(step.tokens, self._device).unsqueeze(0),
                 position_ids=_tensor(step.positions, self._device).unsqueeze(0),
                 use_cache=False,

@@ -1,0 +1,145 @@
+"""Planning and bookkeeping of text generation: what shares a prefill, and when a completion is done.
+
+Pure Python and numpy: no engine is imported here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from evalkit.tokens import EncodedPrompt, Tokenizer, common_prefix
+from evalkit.types import Completion, FinishReason
+
+MIN_SHARED = 64
+"""Tokens prompts must have in common for their prefix to be computed apart."""
+
+_ANCHOR = 4
+"""Prompt tokens decoded along with a completion: tokenizers drop a leading blank from the first token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """One completion to be generated: number `k` of request `index`."""
+
+    index: int
+    k: int
+    prompt: EncodedPrompt
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the prompt and of the longest answer."""
+        return self.prompt.n_inputs + self.prompt.max_new_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class PromptGroup:
+    """Drafts whose prompts begin with the same `shared` tokens; each has at least one token more."""
+
+    shared: int
+    drafts: list[Draft]
+
+
+def buckets(drafts: Sequence[Draft]) -> Iterator[list[Draft]]:
+    """Split drafts, longest first, so that none has room for more than twice its tokens."""
+    bucket: list[Draft] = []
+    for draft in sorted(drafts, key=lambda d: (-d.longest, d.index, d.k)):
+        if bucket and 2 * draft.longest < bucket[0].longest:
+            yield bucket
+            bucket = []
+        bucket.append(draft)
+    if bucket:
+        yield bucket
+
+
+def prompt_groups(drafts: Sequence[Draft], batch_tokens: int) -> list[PromptGroup]:
+    """Group drafts by a common beginning of their prompts that is worth computing once.
+
+    What a prompt has beyond it is at most `batch_tokens` long; a longer prompt is a group of its own, so
+    that its beginning can be computed piece by piece.
+    """
+    groups: list[PromptGroup] = []
+    members: list[Draft] = []
+    shared = 0
+    for draft in sorted(drafts, key=lambda d: (d.prompt.ids.astype(">i4").tobytes(), d.index, d.k)):
+        if not members:
+            members, shared = [draft], draft.prompt.n_inputs - 1
+            continue
+        common = min(
+            shared, common_prefix(members[0].prompt.ids, draft.prompt.ids), draft.prompt.n_inputs - 1
+        )
+        # A prefix is given up for a shorter one only once, when a second prompt shows what is shared.
+        if common >= MIN_SHARED and (len(members) == 1 or 2 * common >= shared):
+            members.append(draft)
+            shared = common
+        else:
+            groups += _closed(members, shared, batch_tokens)
+            members, shared = [draft], draft.prompt.n_inputs - 1
+    return groups + (_closed(members, shared, batch_tokens) if members else [])
+
+
+def _closed(members: list[Draft], shared: int, batch_tokens: int) -> list[PromptGroup]:
+    if len(members) == 1:
+        shared = 0
+    long = [d for d in members if d.prompt.n_inputs - shared > batch_tokens]
+    short = [d for d in members if d.prompt.n_inputs - shared <= batch_tokens]
+    alone = [PromptGroup(d.prompt.n_inputs - 1, [d]) for d in long]
+    return ([PromptGroup(shared, short)] if short else []) + alone
+
+
+@dataclass(slots=True)
+class Growing:
+    """A completion while it grows."""
+
+    draft: Draft
+    end_ids: frozenset[int]
+    """Tokens with which the model ends its answer."""
+    tokenizer: Tokenizer
+    ids: list[int] = field(default_factory=list)
+    logprob: float = 0.0
+    _longest_stop: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._longest_stop = max(map(len, self.draft.prompt.stop), default=0)
+
+    @property
+    def may_end(self) -> bool:
+        """Whether the model may end its answer with the next token."""
+        return len(self.ids) >= self.draft.prompt.min_new_tokens
+
+    def add(self, token: int, logprob: float) -> Completion | None:
+        """Take the next token; returns the completion when that finished it."""
+        self.ids.append(token)
+        self.logprob += logprob
+        prompt = self.draft.prompt
+        if token in self.end_ids:
+            text = self.text(self.ids[:-1])
+            cut = self._cut(text)
+            return self._completion(text if cut is None else cut, "eos")
+        if self._longest_stop and self._stop_is_near():
+            text = self._cut(self.text(self.ids))
+            if text is not None:
+                return self._completion(text, "stop")
+        if len(self.ids) >= prompt.max_new_tokens:
+            return self._completion(self.text(self.ids), "length")
+        return None
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Text of `ids` as they follow the prompt."""
+        anchor = self.draft.prompt.ids[-_ANCHOR:].tolist()
+        before = self.tokenizer.decode(anchor)
+        whole = self.tokenizer.decode([*anchor, *ids])
+        return whole[len(before) :] if whole.startswith(before) else self.tokenizer.decode(ids)
+
+    def _stop_is_near(self) -> bool:
+        """Whether the last tokens hold a stop text; every token is at least one byte of it."""
+        recent = self.tokenizer.decode(self.ids[-(4 * self._longest_stop + 4) :])
+        return any(stop in recent for stop in self.draft.prompt.stop)
+
+    def _cut(self, text: str) -> str | None:
+        """The text up to its first stop; None without one."""
+        places = [place for stop in self.draft.prompt.stop if (place := text.find(stop)) >= 0]
+        return text[: min(places)] if places else None
+
+    def _completion(self, text: str, reason: FinishReason) -> Completion:
+        return Completion(text, reason, len(self.ids), tuple(self.ids), self.logprob)

@@ -1,0 +1,140 @@
+"""What happens before a model is loaded and before inference starts: names, data, prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from evalkit.backends.base import Backend
+from evalkit.data.content import check_split
+from evalkit.data.source import DataSource
+from evalkit.errors import DataError, UsageError, unknown_name
+from evalkit.fewshot import Examples
+from evalkit.judge import Samples
+from evalkit.prompts import Encoder, Prompt, prepare, render
+from evalkit.spec import ResolvedTask, resolve_all
+from evalkit.task import JudgeSettings
+from evalkit.types import Outcome, Sample
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What a user asked for."""
+
+    model: str
+    tasks: str
+    """Comma-separated task specs or suites."""
+    shots: int | None = None
+    split: str | None = None
+    subsets: tuple[str, ...] = ()
+    limit: int | None = None
+    """First N samples of each subset."""
+    seed: int = 0
+    chat: bool | None = None
+    """Whether prompts go through the model's chat template; None leaves it to the protocol."""
+    max_length: int | None = None
+    """Longest prompt and answer in tokens, where that is less than the model's own limit."""
+    unsafe_local_code: bool = False
+    """Whether generated programs may run without a sandbox."""
+    log_prompts: bool = False
+
+    @property
+    def judging(self) -> JudgeSettings:
+        """The part a judge needs."""
+        return JudgeSettings(self.unsafe_local_code)
+
+
+@dataclass
+class Job:
+    """One task of a run on its way from samples to outcomes."""
+
+    resolved: ResolvedTask
+    samples: dict[str, list[Sample]]
+    shots: dict[str, Examples]
+    data: dict[str, Any]
+    prompts: list[Prompt] = field(default_factory=list)
+    outcomes: list[Outcome] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """Resolved task name."""
+        return self.resolved.name
+
+
+def load_jobs(options: RunOptions, source: DataSource) -> list[Job]:
+    """Resolve the tasks and read their data.
+
+    Raises:
+        UsageError: unknown task, protocol, split or subset.
+        DataError: data missing or corrupt.
+        UntrustedResultError: answers could not be judged on this machine.
+    """
+    resolved = resolve_all(options.tasks, shots=options.shots, split=options.split)
+    if options.limit is not None and options.limit < 1:
+        raise UsageError(f"--limit {options.limit}: at least one sample per subset is needed")
+    for one in resolved:
+        if one.protocol.ready is not None:
+            one.protocol.ready(options.judging)
+    chosen = _chosen_subsets(resolved, source, options.subsets)
+    return [_load_job(r, source, chosen[r.name], options) for r in resolved]
+
+
+def _chosen_subsets(
+    resolved: Sequence[ResolvedTask], source: DataSource, wanted: Sequence[str]
+) -> dict[str, list[str]]:
+    available = {r.name: source.available(r.task, r.split) for r in resolved}
+    if not wanted:
+        return available
+    known = {subset for r in resolved for subset in r.task.subsets}
+    for subset in wanted:
+        if subset not in known:
+            raise unknown_name("subset", subset, known)
+    chosen = {r.name: [s for s in r.task.subsets if s in wanted] for r in resolved}
+    for name, subsets in chosen.items():
+        if not subsets:
+            raise UsageError(f"{name} has none of the subsets asked for ({', '.join(wanted)})")
+    return chosen
+
+
+def _load_job(resolved: ResolvedTask, source: DataSource, subsets: Sequence[str], options: RunOptions) -> Job:
+    task, split = resolved.task, resolved.split
+    samples = {subset: source.load(task, split, subset) for subset in subsets}
+    for subset, rows in samples.items():
+        if not rows:
+            file = source.file(task, split, subset)
+            raise DataError(f"{file}: holds no samples; put the whole file back in its place")
+    shots = {subset: source.shots(resolved, subset, rows) for subset, rows in samples.items()}
+    data = {"source": source.kind, "official": _official(resolved, samples)}
+    if source.variant:
+        data["variant"] = source.variant
+    limited = {subset: rows[: options.limit] for subset, rows in samples.items()}
+    return Job(resolved, limited, {s: each[: options.limit] for s, each in shots.items()}, data)
+
+
+def _official(resolved: ResolvedTask, samples: Mapping[str, list[Sample]]) -> bool | None:
+    """Whether these are the published records; None when only a part was read."""
+    if len(samples) < len(resolved.task.subsets) or resolved.split not in resolved.task.content_sha256:
+        return None
+    return check_split(resolved.task, resolved.split, samples).ok
+
+
+def render_prompts(job: Job, backend: Backend, options: RunOptions) -> list[Prompt]:
+    """Render and encode every sample.
+
+    Raises:
+        UsageError: a prompt that cannot be made to fit.
+    """
+    window = min(backend.info.max_length, options.max_length or backend.info.max_length)
+    encoder = Encoder(backend.tokenizer, window, options.chat, options.seed)
+    rendered = [
+        pair
+        for subset, samples in job.samples.items()
+        for pair in render(job.resolved, samples, job.shots[subset])
+    ]
+    return prepare(job.resolved, rendered, encoder)
+
+
+def by_id(samples: Mapping[str, Sequence[Sample]]) -> Samples:
+    """Samples by subset and id."""
+    return {(s.subset, s.id): s for rows in samples.values() for s in rows}
