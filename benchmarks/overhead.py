@@ -41,7 +41,11 @@ def main() -> int:
     parser.add_argument("--tasks", default=TASKS, help="task specs as in `evalkit run`")
     parser.add_argument("--limit", type=int, help="at most N questions of each subset")
     parser.add_argument("--repeats", type=int, default=3, help="runs of the suite")
-    parser.add_argument("--max-seconds", type=float, help="exit with 1 if the median takes longer")
+    parser.add_argument(
+        "--max-seconds", type=float, default=60.0, help="exit with 1 if the median takes longer"
+    )
+    parser.add_argument("--max-mib", type=float, default=1536.0, help="exit with 1 if it takes more memory")
+    parser.add_argument("--max-help-seconds", type=float, default=0.3, help="exit with 1 if --help is slower")
     args = parser.parse_args()
 
     runs = [mock_run(args) for _ in range(args.repeats)]
@@ -62,8 +66,9 @@ def main() -> int:
         ("--help imports", ", ".join(heavy) or "none of " + ", ".join(HEAVY)),
     ]
     common.table(f"evalkit's own cost: {args.tasks}", ("", "value"), rows)
-    in_time = args.max_seconds is None or middle["wall_s"] <= args.max_seconds
-    passed = in_time and not FORBIDDEN & set(heavy)
+    small = middle["wall_s"] <= args.max_seconds and middle["peak_mib"] <= args.max_mib
+    quick = statistics.median(help_s) <= args.max_help_seconds
+    passed = small and quick and not FORBIDDEN & set(heavy)
     record = {"passed": passed, "runs": runs, "help_s": help_s, "help_imports": heavy}
     common.save(args, "overhead", record)
     return 0 if passed else 1

@@ -25,8 +25,8 @@ from evalkit.types import ContinuationScore, Failure, GenerateResponse, Response
 TOLERANCE = {"float32": 1e-3, "float16": 0.1, "bfloat16": 0.5}
 """Largest |Δ log p| per continuation; half-precision sums of many tokens drift further (see `_allowed`)."""
 
-_REQUESTS_PER_RUN = 12
-_NEIGHBOURS = 3
+_PLACES = 4
+_NEIGHBOURS = 2
 _NEW_TOKENS = 16
 """Generated tokens that are compared."""
 
@@ -61,8 +61,7 @@ def check(backend: Backend, tasks: Tasks) -> GateReport:
     Raises:
         UntrustedResultError: not even the simplest path agrees.
     """
-    n = max(_NEIGHBOURS, _REQUESTS_PER_RUN // len(tasks))
-    chosen = [(task, _spread(prompts, n)) for task, prompts in tasks]
+    chosen = [(task, _spread(prompts)) for task, prompts in tasks]
     references: _References = {}
     rejected: list[str] = []
     while True:
@@ -82,11 +81,14 @@ _References = dict[tuple[bytes, ...], ScoreResponse]
 """Plain forwards done already, by the ids they scored."""
 
 
-def _spread(prompts: Sequence[Prompt], n: int) -> list[Prompt]:
-    """About n prompts in groups of neighbours, which share a prefix, spread evenly over the task."""
-    groups = max(1, n // _NEIGHBOURS)
-    starts = {len(prompts) * g // groups for g in range(groups)}
-    return [p for s in sorted(starts) for p in prompts[s : s + _NEIGHBOURS]]
+def _spread(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """Neighbours, which share a prefix, at places spread evenly over the task, and its longest prompt."""
+    if not prompts:
+        return []
+    starts = {len(prompts) * g // _PLACES for g in range(_PLACES)}
+    places = {min(s + k, len(prompts) - 1) for s in starts for k in range(_NEIGHBOURS)}
+    longest = max(range(len(prompts)), key=lambda i: prompts[i].encoded.n_inputs)
+    return [prompts[i] for i in sorted(places | {longest})]
 
 
 def _compare(
@@ -146,7 +148,13 @@ def _as_scored(prompt: EncodedPrompt, response: Response) -> tuple[EncodedReques
 def _reference(backend: Backend, request: EncodedRequest, known: _References) -> ScoreResponse:
     key = tuple(ids.tobytes() for ids in (request.base, *request.tails))
     if key not in known:
-        known[key] = backend.score_reference(request)
+        try:
+            known[key] = backend.score_reference(request)
+        except (RuntimeError, MemoryError) as error:
+            raise UntrustedResultError(
+                f"the equality gate could not run a plain forward of {request.n_inputs} tokens: {error}; "
+                "use a smaller --max-length or --dtype, or a larger device"
+            ) from error
     return known[key]
 
 

@@ -13,7 +13,7 @@ from evalkit.data.content import content_hash
 from evalkit.data.source import DataSource
 from evalkit.errors import UsageError
 from evalkit.preparation import Job, RunOptions
-from evalkit.prompts import token_parts
+from evalkit.prompts import request_bytes
 from evalkit.store import SCHEMA_VERSION, RunStore, digest
 
 
@@ -24,18 +24,7 @@ def build(options: RunOptions, source: DataSource, backend: Backend, jobs: Seque
         "evalkit_version": __version__,
         "status": "running",
         "started_at": now(),
-        "request": {
-            "model": options.model,
-            "tasks": options.tasks,
-            "shots": options.shots,
-            "split": options.split,
-            "subsets": list(options.subsets),
-            "limit": options.limit,
-            "seed": options.seed,
-            "chat": options.chat,
-            "max_length": options.max_length,
-            "log_prompts": options.log_prompts,
-        },
+        "request": options.to_json(),
         "data": source.describe(),
         "model": backend.info.to_json(),
         "machine": {"platform": platform.platform(), "python": platform.python_version()},
@@ -46,9 +35,7 @@ def build(options: RunOptions, source: DataSource, backend: Backend, jobs: Seque
                 "hashes": {
                     "data": content_hash(job.samples),
                     "prompts": digest(bytes.fromhex(p.sha256) for p in job.prompts),
-                    "token_ids": digest(
-                        part.tobytes() for p in job.prompts for part in token_parts(p.encoded)
-                    ),
+                    "token_ids": digest(part for p in job.prompts for part in request_bytes(p.encoded)),
                 },
             }
             for job in jobs
@@ -59,39 +46,66 @@ def build(options: RunOptions, source: DataSource, backend: Backend, jobs: Seque
 def check_finished(store: RunStore, options: RunOptions, jobs: Sequence[Job]) -> None:
     """A finished run answers only for what it was asked; the model is not loaded for this."""
     before = store.read_json("manifest.json")
-    for what, old, new in (
-        ("another model", before["request"]["model"], options.model),
-        (
-            "other tasks or samples",
-            {name: task["hashes"]["data"] for name, task in before["tasks"].items()},
-            {job.name: content_hash(job.samples) for job in jobs},
-        ),
-    ):
-        if old != new:
-            raise UsageError(
-                f"{store.root} holds a finished run, but of {what}; name another --output folder"
+    asked, again = before["request"], options.to_json()
+    _refuse_differences(
+        f"{store.root} holds a finished run, but of {{what}}; name another --output folder",
+        [(f"another --{name.replace('_', '-')}", asked.get(name), again[name]) for name in _FINISHED]
+        + [
+            (f"another --{name.replace('_', '-')}", asked.get("engine", {}).get(name), value)
+            for name, value in again["engine"].items()
+        ]
+        + [
+            (
+                "other tasks or samples",
+                {name: task["hashes"]["data"] for name, task in before["tasks"].items()},
+                {job.name: content_hash(job.samples) for job in jobs},
             )
+        ],
+    )
+
+
+_FINISHED = ("model", "seed", "chat", "max_length", "log_prompts")
+"""Options, beside tasks and engine, that must be the same for a finished run to be the answer."""
 
 
 def check_resumable(store: RunStore, manifest: Mapping[str, Any]) -> None:
-    """A journal may only be continued by the same model on the same token ids."""
+    """A journal may only be continued by the same model, in the same way, on the same requests.
+
+    What a run with errors could not answer may be tried again with another token budget.
+    """
     if not (store.root / "manifest.json").is_file():
         return
     before = store.read_json("manifest.json")
-    for what, old, new in (
-        ("the tasks or samples", _token_hashes(before), _token_hashes(manifest)),
-        ("the model", before["model"]["fingerprint"], manifest["model"]["fingerprint"]),
-        ("--batch-tokens", *(m["model"]["details"].get("batch_tokens") for m in (before, manifest))),
-        ("--log-prompts", *(m["request"]["log_prompts"] for m in (before, manifest))),
-    ):
+    details = [m["model"]["details"] for m in (before, manifest)]
+    ways = [] if before["status"] == "partial" else ["batch_tokens"]
+    ways += ["device", "threads", "scoring_path"]
+    _refuse_differences(
+        f"cannot resume {store.root}: {{what}} differ from the interrupted run's; repeat its command line, "
+        "or start anew in another --output folder",
+        [
+            ("the tasks or samples", _request_hashes(before), _request_hashes(manifest)),
+            ("the model", before["model"]["fingerprint"], manifest["model"]["fingerprint"]),
+            *((_WAYS[way], *(d.get(way) for d in details)) for way in ways),
+            ("--log-prompts", *(m["request"]["log_prompts"] for m in (before, manifest))),
+        ],
+    )
+
+
+_WAYS = {
+    "device": "--device",
+    "threads": "the threads",
+    "scoring_path": "the scoring paths",
+    "batch_tokens": "--batch-tokens",
+}
+
+
+def _refuse_differences(message: str, compared: Sequence[tuple[str, Any, Any]]) -> None:
+    for what, old, new in compared:
         if old != new:
-            raise UsageError(
-                f"cannot resume {store.root}: {what} differ from the interrupted run's; "
-                "repeat its command line, or start anew in another --output folder"
-            )
+            raise UsageError(message.format(what=what))
 
 
-def _token_hashes(manifest: Mapping[str, Any]) -> dict[str, Any]:
+def _request_hashes(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return {name: (t["hashes"]["data"], t["hashes"]["token_ids"]) for name, t in manifest["tasks"].items()}
 
 

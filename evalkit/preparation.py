@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from evalkit.backends.base import Backend
@@ -38,6 +38,12 @@ class RunOptions:
     unsafe_local_code: bool = False
     """Whether generated programs may run without a sandbox."""
     log_prompts: bool = False
+    engine: Mapping[str, Any] = field(default_factory=dict)
+    """What the backend was told (dtype, device, …), recorded to tell runs apart."""
+
+    def to_json(self) -> dict[str, Any]:
+        """As written to the manifest."""
+        return {**asdict(self), "subsets": list(self.subsets), "engine": dict(self.engine)}
 
     @property
     def judging(self) -> JudgeSettings:

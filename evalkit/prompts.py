@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from evalkit.errors import UsageError
 from evalkit.spec import ResolvedTask
 from evalkit.task import PromptInput
-from evalkit.tokens import EncodedPrompt, EncodedRequest, Ids, Tokenizer, encode, encode_prompt
+from evalkit.tokens import EncodedPrompt, EncodedRequest, Tokenizer, encode, encode_prompt
 from evalkit.types import GenerateRequest, Message, Request, Sample, ScoreRequest, SpanRequest
 
 Encoded = EncodedRequest | EncodedPrompt
@@ -214,12 +214,13 @@ class _Fitting:
         return len(self.encoder.tokenizer.encode([text])[0])
 
 
-def token_parts(encoded: Encoded) -> Iterator[Ids]:
-    """All ids of a request, for the hash ladder."""
+def request_bytes(encoded: Encoded) -> Iterator[bytes]:
+    """All that decides what an engine is asked, for the hash ladder."""
     if isinstance(encoded, EncodedPrompt):
-        yield encoded.ids
+        yield encoded.ids.tobytes()
+        yield repr(replace(encoded, ids=encoded.ids[:0])).encode("utf-8", "surrogatepass")
     else:
-        yield from (encoded.base, *encoded.tails)
+        yield from (part.tobytes() for part in (encoded.base, *encoded.tails))
 
 
 def _turns(request: GenerateRequest) -> Sequence[Message]:

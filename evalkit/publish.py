@@ -70,7 +70,8 @@ def _write_submission(store: RunStore, resolved: ResolvedTask, outcomes: Sequenc
     predictions: dict[str, dict[str, str | None]] = {}
     for o in outcomes:
         predictions.setdefault(o.subset, {})[o.sample_id] = o.prediction
-    name = f"submission-{resolved.task.name}-{resolved.protocol.name}-{resolved.shots}shot.json"
+    what = (resolved.task.name, resolved.protocol.name, resolved.split, f"{resolved.shots}shot")
+    name = f"submission-{'-'.join(what)}.json"
     store.write_json(name, predictions)
     return name
 

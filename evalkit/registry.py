@@ -61,7 +61,11 @@ def is_file_spec(name: str) -> bool:
 
 def load_file(path: str | Path) -> list[Task]:
     """Load the tasks of a user's .py or .yaml file; raises UsageError naming file, line and problem."""
-    file = Path(path).expanduser().resolve()
+    return _load_file(Path(path).expanduser().resolve())
+
+
+@cache
+def _load_file(file: Path) -> list[Task]:
     if not file.is_file():
         raise UsageError(f"task file {file} does not exist; check the path")
     if file.suffix == ".py":

@@ -55,8 +55,8 @@ def aggregate(resolved: ResolvedTask, outcomes: Sequence[Outcome], noise: float 
     Args:
         resolved: the task as it was run.
         outcomes: judged outcomes, in any order.
-        noise: largest difference between two option scores that rounding alone can make, in units of
-            `protocol.choice_scores`; None if it was not measured.
+        noise: largest change of a margin between two option scores that rounding was seen to make, in
+            units of `protocol.choice_scores`; None if it was not measured.
 
     Returns:
         A JSON-ready dict without NaN. `score_range` holds the lowest and highest published average that

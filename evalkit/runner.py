@@ -91,12 +91,10 @@ def run(
     progress.stage("rendering and encoding prompts")
     for job in jobs:
         job.prompts = render_prompts(job, backend, options)
-    described = manifest.build(options, source, backend, jobs)
-    manifest.check_resumable(store, described)
-
     progress.stage("equality gate: comparing with plain forwards")
     gate = equality.check(backend, [(job.resolved, job.prompts) for job in jobs])
-    described |= {"equality_gate": gate.to_json(), "model": backend.info.to_json()}
+    described = manifest.build(options, source, backend, jobs) | {"equality_gate": gate.to_json()}
+    manifest.check_resumable(store, described)
     backend.usage.tokens_computed = backend.usage.tokens_generated = 0
 
     with interruptible(store):
@@ -106,6 +104,7 @@ def run(
         for job in jobs:
             job.outcomes = _answer(job, backend, store, earlier.get(job.name, {}), options, progress)
         answer_s = time.monotonic() - answer_began
+        described["model"] = backend.info.to_json()  # a path may have been given up on the way
         for job in jobs:
             if job.resolved.protocol.judge is not None:
                 progress.stage(f"judging {job.name}")
@@ -183,9 +182,10 @@ def _responses(
 
 def _peak_memory(backend: Backend) -> int:
     """Highest memory use of the process, or of the GPU where the model runs on one."""
-    if str(backend.info.details.get("device", "")).startswith("cuda"):
+    device = str(backend.info.details.get("device", ""))
+    if device.startswith("cuda"):
         import torch
 
-        return int(torch.cuda.max_memory_allocated())
+        return int(torch.cuda.max_memory_allocated(device))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

@@ -48,7 +48,7 @@ class RunStore:
 
     @property
     def is_complete(self) -> bool:
-        """Whether results have been written."""
+        """Whether results have been written and every sample was answered."""
         return (self.root / "results.json").is_file() and not self._journal.exists()
 
     # -- while running --------------------------------------------------------------------------
@@ -125,13 +125,14 @@ class RunStore:
         outcomes: Sequence[Outcome],
         report: str,
     ) -> None:
-        """Write the final files, then drop the journal."""
+        """Write the final files, then drop the journal unless some samples could be tried again."""
         self.close()
         self.write_samples(outcomes)
         self.write_text("report.md", report)
         self.write_json("manifest.json", manifest)
         self.write_json("results.json", results)
-        shutil.rmtree(self._journal.parent, ignore_errors=True)
+        if results["status"] == "complete":
+            shutil.rmtree(self._journal.parent, ignore_errors=True)
 
     def write_json(self, name: str, document: Mapping[str, Any]) -> None:
         """Write a JSON file in one piece: it is there whole or not at all."""

@@ -177,7 +177,7 @@ def test_neighbours_that_share_a_prefix_are_scored_together() -> None:
     backend = StubBackend(says())
     gate(backend)
     firsts = [int(r.base[0]) for r in backend.scored[0]]
-    assert firsts == [0, 1, 2, 5, 6, 7, 10, 11, 12, 15, 16, 17]
+    assert firsts == [0, 1, 5, 6, 10, 11, 15, 16]
 
 
 @pytest.mark.parametrize("n_prompts", [0, 1, 2])

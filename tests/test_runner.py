@@ -391,3 +391,28 @@ class TestRescore:
         )
         with pytest.raises(UsageError, match=f"{CMMLU} .* is no longer what 'cmmlu' resolves to"):
             rescore(RunStore(tmp_path))
+
+
+def test_a_run_with_errors_is_tried_again_on_resume(tmp_path: Path) -> None:
+    first = mock_run(tmp_path / "run", backend=failing(1, 3), limit=3)
+    assert first["status"] == "partial"
+    assert first["tasks"]["cmmlu@official:test:5shot"]["counters"]["errors"] == 2
+    again = mock_run(tmp_path / "run", limit=3, resume=True)
+    assert again["status"] == "complete"
+    assert (
+        again["cost"]["samples_resumed"]
+        == first["tasks"]["cmmlu@official:test:5shot"]["counters"]["samples"] - 2
+    )
+    assert samples(tmp_path / "run") == samples_of_a_whole_run(tmp_path)
+
+
+def samples_of_a_whole_run(tmp_path: Path) -> list[dict[str, Any]]:
+    mock_run(tmp_path / "whole", limit=3)
+    return samples(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("change", [{"chat": True}, {"seed": 1}, {"engine": {"dtype": "float32"}}])
+def test_a_finished_run_does_not_answer_for_other_options(tmp_path: Path, change: dict[str, Any]) -> None:
+    mock_run(tmp_path / "run", limit=1)
+    with pytest.raises(UsageError, match=f"a finished run, but of another --{next(iter(change))[:4]}|dtype"):
+        mock_run(tmp_path / "run", limit=1, resume=True, **change)

@@ -206,10 +206,16 @@ class TestRunDirectory:
     def test_finish_writes_every_file_and_drops_the_journal(self, tmp_path: Path) -> None:
         store = written(tmp_path)
         assert not store.is_complete
-        store.finish(MANIFEST, MANIFEST, OUTCOMES, "# report")
+        store.finish(MANIFEST, MANIFEST | {"status": "complete"}, OUTCOMES, "# report")
         assert store.is_complete
         names = sorted(path.name for path in tmp_path.iterdir())
         assert names == ["manifest.json", "report.md", "results.json", "samples.parquet"]
+
+    def test_keeps_the_journal_of_a_run_with_errors(self, tmp_path: Path) -> None:
+        store = written(tmp_path)
+        store.finish(MANIFEST, MANIFEST | {"status": "partial"}, OUTCOMES, "# report")
+        assert not store.is_complete
+        assert store.responses()
 
     def test_is_not_complete_while_there_is_a_journal(self, tmp_path: Path) -> None:
         store = written(tmp_path)

@@ -18,6 +18,9 @@ DATA_VARIANT = typer.Option(
     None,
     help="Another set of records in the official format, for example LongBench's 'partial'.",
 )
+MAX_ERRORS = typer.Option(
+    "0", "--max-errors", help="Exit with 3 if more samples fail than this: N, or a percentage P%."
+)
 UNSAFE = typer.Option(
     False, "--unsafe-local-code", help="Run generated programs without a sandbox, with all your rights."
 )

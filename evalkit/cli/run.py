@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from evalkit.cli.options import DATA, DATA_VARIANT, OFFLINE, UNSAFE, error_limit, one_of
+from evalkit.cli.options import DATA, DATA_VARIANT, MAX_ERRORS, OFFLINE, UNSAFE, error_limit, one_of
 from evalkit.errors import RunInterrupted, UntrustedResultError, UsageError
 
 if TYPE_CHECKING:
@@ -57,9 +57,7 @@ def run(
     ),
     output: Path = typer.Option(None, help="Run directory (default: runs/<UTC time>-<model>-<6 hex>)."),
     resume: bool = typer.Option(False, "--resume", help="Continue an interrupted run in --output."),
-    max_errors: str = typer.Option(
-        "0", help="Exit with 3 if more samples fail than this: N, or a percentage P%."
-    ),
+    max_errors: str = MAX_ERRORS,
     log_prompts: bool = typer.Option(False, "--log-prompts", help="Keep every prompt in samples.parquet."),
     quiet: bool = typer.Option(False, "--quiet", "-q", help="No progress, only the result."),
     as_json: bool = typer.Option(
@@ -105,6 +103,13 @@ def run(
         max_length=max_length,
         unsafe_local_code=unsafe_local_code,
         log_prompts=log_prompts,
+        engine={
+            "backend": backend,
+            "dtype": dtype,
+            "device": device,
+            "revision": revision,
+            "batch_tokens": batch_tokens,
+        },
     )
 
     def load() -> Backend:
@@ -141,6 +146,7 @@ def rescore(
     run_dir: Path = typer.Argument(..., help="A finished run directory.", metavar="RUN"),
     data: str = typer.Option(None, help="Data to judge completions with (default: where the run read it)."),
     unsafe_local_code: bool = UNSAFE,
+    max_errors: str = MAX_ERRORS,
     as_json: bool = typer.Option(False, "--json", help="Print the result document to stdout."),
 ) -> None:
     """Judge a finished run again from its stored answers, without inference."""
@@ -149,12 +155,14 @@ def rescore(
     from evalkit.store import RunStore
     from evalkit.task import JudgeSettings
 
+    error_limit(max_errors, 0)
     source = None if data is None else open_source(data, offline=True)
     try:
         results = rescore_run(RunStore(run_dir), source, JudgeSettings(unsafe_local_code))
     except RunInterrupted as error:
         raise RunInterrupted(f"{error}; then: {shlex.join(['evalkit', *sys.argv[1:]])}") from None
     _show(results, run_dir, as_json=as_json)
+    _check_errors(results, max_errors)
 
 
 def _load_hf(name: str, **options: Any) -> Backend:
@@ -214,5 +222,5 @@ def _check_errors(results: dict[str, Any], max_errors: str) -> None:
     if errors > error_limit(max_errors, samples):
         raise UntrustedResultError(
             f"{errors} of {samples} samples could not be scored (limit {max_errors}); "
-            "the column `error` of samples.parquet says why"
+            "the column `error` of samples.parquet says why, and `evalkit run … --resume` tries them again"
         )

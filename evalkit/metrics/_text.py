@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import string
+import warnings
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 from evalkit.errors import UsageError
@@ -33,13 +35,15 @@ def overlap_f1(prediction: Sequence[str], gold: Sequence[str]) -> float:
     return 2 * precision * recall / (precision + recall)
 
 
+@cache
 def library(name: str) -> Any:
-    """Import a library of the extra `metrics`.
+    """Import a library of the extra `metrics`, without the warnings that jieba's old source gives rise to.
 
     Raises:
         UsageError: if it is not installed.
     """
     try:
-        return importlib.import_module(name)
+        with warnings.catch_warnings(action="ignore"):
+            return importlib.import_module(name)
     except ModuleNotFoundError as error:
         raise UsageError(f"this metric needs '{name}': pip install 'evalkit[metrics]'") from error

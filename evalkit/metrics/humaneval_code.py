@@ -198,7 +198,10 @@ def _parses(code: str) -> bool:
 
 
 def _error_line(code: str) -> int | None:
-    """Line of the first syntax error (`return` outside of functions is one); 0 if there is one somewhere, None if there is none."""
+    """Line of the first syntax error, also of the late kind (`return` outside functions); None if none.
+
+    0 stands for an error that has no line.
+    """
     if len(code) > _MAX_PARSED:
         return 0
     try:

@@ -109,19 +109,25 @@ def rouge_l(prediction: str, gold: str) -> float:
     hypothesis, reference = _sentences(prediction), _sentences(gold)
     if not hypothesis or not reference:
         return 0.0
+    holding: dict[str, set[tuple[str, ...]]] = {}
+    for sentence in hypothesis:
+        for word in sentence:
+            holding.setdefault(word, set()).add(sentence)
     union: set[str] = set()
     for wanted in reference:
-        for sentence in hypothesis:
-            if not union.issuperset(set(wanted) & set(sentence)):
+        words = set(wanted)
+        # Only sentences that may add a word; the order makes no difference to the union.
+        for sentence in set().union(*(holding.get(word, ()) for word in words - union)):
+            if not union.issuperset(words.intersection(sentence)):
                 union |= _common_subsequence(wanted, sentence)
-    precision = len(union) / len({word for sentence in hypothesis for word in sentence})
-    recall = len(union) / len({word for sentence in reference for word in sentence})
+    precision = len(union) / len(holding)
+    recall = len(union) / len(set().union(*reference))
     return 2 * precision * recall / (precision + recall + 1e-8)
 
 
-def _sentences(text: str) -> list[list[str]]:
+def _sentences(text: str) -> set[tuple[str, ...]]:
     """Words of each sentence; one of white space only has a single empty word, as in the source."""
-    return [sentence.split() or [""] for sentence in text.split(".") if sentence]
+    return {tuple(sentence.split()) or ("",) for sentence in text.split(".") if sentence}
 
 
 def _common_subsequence(reference: Sequence[str], hypothesis: Sequence[str]) -> set[str]:

@@ -78,7 +78,7 @@ def _refuse(
 OFFICIAL_GUARD = frozenset(
     (
         "os.chmod", "os.chown", "os.exec", "os.fork", "os.forkpty", "os.kill", "os.killpg", "os.link",
-        "os.posix_spawn", "os.putenv", "os.remove", "os.rename", "os.rmdir", "os.spawn", "os.symlink",
+        "os.posix_spawn", "os.remove", "os.rename", "os.rmdir", "os.spawn", "os.symlink",
         "os.system", "os.truncate", "os.unshare", "shutil.chown", "shutil.move", "shutil.rmtree",
         "socket.bind", "socket.connect", "socket.getaddrinfo", "subprocess.Popen",
     )

@@ -122,7 +122,11 @@ def test_official_gold_answers_have_the_whole_score(official_data):
     articles = json.loads(path.read_text(encoding="utf-8"))["data"]
     questions = [q for article in articles for p in article["paragraphs"] for q in p["qas"]]
     assert len(questions) == 4442
+    without_tokens = set()
     for question in questions:
         golds = [answer["text"] for answer in question["answers"]]
         assert exact_match(golds[-1], golds) == char_f1(golds[-1], golds) == 1
-        assert token_f1(golds[-1], golds) == 1
+        if token_f1(golds[-1], golds) < 1:
+            without_tokens.update(golds)
+    # Two questions ask for a punctuation mark, which leaves no token to score.
+    assert without_tokens == {"/", "-", "「-」"}

@@ -5,19 +5,21 @@ from __future__ import annotations
 import json
 import random
 import re
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import jieba
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from evalkit.errors import UsageError
 from evalkit.metrics import longbench
-from evalkit.metrics._text import PUNCTUATION
+from evalkit.metrics._text import PUNCTUATION, library
 from evalkit.metrics.longbench import METRICS, first_line, score
+
+jieba = library("jieba")
 
 PAIRWISE = {
     name: getattr(longbench, name) for name in sorted(set(METRICS.values())) if name != "classification"
@@ -368,9 +370,18 @@ def test_score_refuses_what_it_cannot_judge() -> None:
 
 
 def test_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "rapidfuzz.distance", None)
+    library.cache_clear()
+    monkeypatch.setitem(sys.modules, "rapidfuzz.distance", None)
     with pytest.raises(UsageError, match=r"needs 'rapidfuzz.distance': pip install 'evalkit\[metrics\]'"):
         longbench.code_sim("x", "y")
+
+
+def test_warnings_of_an_old_library_are_kept_from_the_user(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "old_library.py").write_text("import warnings\nwarnings.warn('old', SyntaxWarning)\nx = 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert library("old_library").x == 1
 
 
 @pytest.mark.parametrize("every", [0, 20, 3])

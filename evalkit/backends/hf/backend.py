@@ -199,17 +199,18 @@ class HfBackend:
     def _run(self, step: Step, context: Ids, edges: _EdgeScores) -> str | None:
         """Run one step, splitting it as long as it does not fit into memory; return what went wrong."""
         path = self._path
+        fits = True
         try:
             hidden = path.run(step, context)
+            if len(step.edge_ids):
+                targets = torch.from_numpy(step.edge_tokens.astype(np.int64)).to(hidden.device)
+                edges.store(step.edge_ids, *self._head.score(hidden, targets))
         except RuntimeError as error:
             if not memory.is_out_of_memory(error):
                 raise
-            hidden = None
-        if hidden is None:  # outside of `except`, where the traceback would still hold the tensors
+            fits = False
+        if not fits:  # outside of `except`, where the traceback would still hold the tensors
             return self._run_halves(step, context, edges)
-        if len(step.edge_ids):
-            targets = torch.from_numpy(step.edge_tokens.astype(np.int64)).to(hidden.device)
-            edges.store(step.edge_ids, *self._head.score(hidden, targets))
         with self._lock:
             self.usage.tokens_computed += path.tokens(step)
         return None

@@ -63,9 +63,9 @@ def load(
         model = transformers.AutoModelForCausalLM.from_pretrained(
             source, dtype=DTYPES.get(dtype, "auto"), **common
         )
-    except (OSError, ValueError) as error:
+        model = model.to(where).eval()
+    except Exception as error:  # a damaged file, a missing library, a full device: each its own type
         raise UsageError(f"cannot load the model '{name}': {_reason(name, error)}") from error
-    model = model.to(where).eval()
     return LoadedModel(model, HfTokenizer(tokenizer), _info(name, source, model, tokenizer))
 
 
