@@ -75,12 +75,15 @@ def prompt_groups(drafts: Sequence[Draft], batch_tokens: int) -> list[PromptGrou
         else:
             groups += _closed(members, shared, batch_tokens)
             members, shared = [draft], draft.prompt.n_inputs - 1
-    return groups + (_closed(members, shared, batch_tokens) if members else [])
+    groups += _closed(members, shared, batch_tokens) if members else []
+    # What may take longest begins first, so that nothing is left to run alone at the end.
+    return sorted(groups, key=lambda group: -group.drafts[0].longest)
 
 
 def _closed(members: list[Draft], shared: int, batch_tokens: int) -> list[PromptGroup]:
     if len(members) == 1:
         shared = 0
+    members.sort(key=lambda d: -d.longest)
     long = [d for d in members if d.prompt.n_inputs - shared > batch_tokens]
     short = [d for d in members if d.prompt.n_inputs - shared <= batch_tokens]
     alone = [PromptGroup(d.prompt.n_inputs - 1, [d]) for d in long]
@@ -117,9 +120,9 @@ class Growing:
             cut = self._cut(text)
             return self._completion(text if cut is None else cut, "eos")
         if self._longest_stop and self._stop_is_near():
-            text = self._cut(self.text(self.ids))
-            if text is not None:
-                return self._completion(text, "stop")
+            stopped = self._cut(self.text(self.ids))
+            if stopped is not None:
+                return self._completion(stopped, "stop")
         if len(self.ids) >= prompt.max_new_tokens:
             return self._completion(self.text(self.ids), "length")
         return None

@@ -111,7 +111,7 @@ def _load_job(resolved: ResolvedTask, source: DataSource, subsets: Sequence[str]
             file = source.file(task, split, subset)
             raise DataError(f"{file}: holds no samples; put the whole file back in its place")
     shots = {subset: source.shots(resolved, subset, rows) for subset, rows in samples.items()}
-    data = {"source": source.kind, "official": _official(resolved, samples)}
+    data: dict[str, Any] = {"source": source.kind, "official": _official(resolved, samples)}
     if source.variant:
         data["variant"] = source.variant
     limited = {subset: rows[: options.limit] for subset, rows in samples.items()}

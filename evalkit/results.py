@@ -276,7 +276,8 @@ def _weights(
     category = _category_of(resolved.protocol.groups.members, list(resolved.task.subsets))[subset]
     subsets_in = {c: np.unique(subset[category == c]).size for c in np.unique(category)}
     shares = np.array([1 / subsets_in[c] for c in category])
-    return per_subset * shares
+    weights: NDArray[np.float64] = per_subset * shares
+    return weights
 
 
 def _category_of(members: Mapping[str, tuple[str, ...]], names: Sequence[str]) -> NDArray[np.intp]:

@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from evalkit.errors import UsageError
 from evalkit.fewshot import FewShot, first_rows
@@ -214,6 +214,9 @@ class Task:
     """Whether the publisher takes a JSON of predictions for splits without public answers."""
     root: Path | None = None
     """Folder the data of a user's own task lies in; None means the data directory's `folder`."""
+    foreign_line: Callable[[str, str, Mapping[str, Any]], tuple[Sample, str]] | None = None
+    """Reads a line of predictions as the benchmark's own tools write it, answers included:
+    (row, subset, fields) to the sample and its completion. Raises KeyError, TypeError or ValueError."""
     variants: Mapping[str, Callable[[str, str], str]] = field(default_factory=dict)
     """Other sets of records in the official format, by name: `path` for `--data-variant NAME`."""
 

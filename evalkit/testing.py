@@ -16,18 +16,25 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import get_args
+
+import numpy as np
 
 from evalkit.backends.base import Backend
 from evalkit.equality import TOLERANCE
 from evalkit.task import PromptInput, Protocol, Task
-from evalkit.tokens import EncodedRequest, encode
+from evalkit.tokens import EncodedPrompt, EncodedRequest, encode, encode_prompt
 from evalkit.types import (
+    Completion,
     ContinuationScore,
+    FinishReason,
     GenerateRequest,
+    GenerateResponse,
     NextToken,
     Request,
     Response,
     Sample,
+    Sampling,
     ScoreRequest,
     ScoreResponse,
     SpanRequest,
@@ -48,7 +55,7 @@ _SHARED = "The following are questions about geography.\n\n" + "".join(
 )
 
 
-def _requests() -> dict[str, list[Request]]:
+def _requests() -> dict[str, list[ScoreRequest | SpanRequest]]:
     """Rule to the requests that put it to the test."""
     letters = (" A", " B", " C", " D")
     return {
@@ -103,8 +110,10 @@ def check_backend(backend: Backend) -> None:
     for rule, request, answer in zip(rules, requests, answers, strict=True):
         _check_reference(backend, rule, request, answer)
     _check_usage(backend, requests[rules.index("a context shared by many")])
-    with _rule("nothing to score"):
+    with _rule("nothing to do"):
         assert list(backend.score([])) == [], "no requests must give no answers"
+        assert list(backend.generate([])) == [], "no requests must give no answers"
+    _check_generation(backend)
 
 
 @contextmanager
@@ -211,6 +220,57 @@ def _check_usage(backend: Backend, request: EncodedRequest) -> None:
     with _rule("usage"):
         assert computed > 0, "tokens_computed does not grow"
         assert computed <= logical, f"{computed} tokens computed where nothing shared takes {logical}"
+
+
+def _prompts(backend: Backend) -> list[EncodedPrompt]:
+    """Prompts of several lengths, some of which begin alike, with answers of several lengths."""
+    texts = [f"{_SHARED}Question: Which city has {n} gates?\nAnswer:" for n in range(4)]
+    texts += ["Once upon a time", "", "题目：哪一个是首都？\n答案是：", texts[0]]
+    return [
+        EncodedPrompt(encode_prompt(backend.tokenizer, text), 3 + 2 * (i % 3), seed=i)
+        for i, text in enumerate(texts)
+    ]
+
+
+def _check_generation(backend: Backend) -> None:
+    prompts = _prompts(backend)
+    with _rule("generation"):
+        answers = _generated(backend, prompts)
+        for prompt, answer in zip(prompts, answers, strict=True):
+            (completion,) = answer.completions
+            n = len(completion.token_ids)
+            assert 0 < completion.n_tokens == n <= prompt.max_new_tokens, f"{n} tokens, {completion.n_tokens}"
+            assert completion.finish_reason in get_args(FinishReason), f"{completion.finish_reason!r}"
+            _check_completion_score(backend, prompt, completion)
+    drawn = [
+        replace(p, sampling=Sampling(temperature=1.0, n=2)) for p in (prompts[0], replace(prompts[0], seed=7))
+    ]
+    with _rule("sampling"):
+        first, again = (_generated(backend, drawn) for _ in range(2))
+        assert first == again, "the same seeds must draw the same texts"
+        assert all(len(answer.completions) == 2 for answer in first), "n completions are n texts"
+    with _rule("generation of the rest"):
+        rest = dict(backend.generate(prompts, done={0, 2}))
+        assert set(rest) == set(range(len(prompts))) - {0, 2}, f"answers for {sorted(rest)}"
+
+
+def _generated(backend: Backend, prompts: Sequence[EncodedPrompt]) -> list[GenerateResponse]:
+    answers: dict[int, GenerateResponse] = {}
+    for i, response in backend.generate(prompts):
+        assert i not in answers, f"every index once: {i} was answered twice"
+        assert isinstance(response, GenerateResponse), f"no completion but {response}"
+        answers[i] = response
+    assert sorted(answers) == list(range(len(prompts))), f"every index once: {sorted(answers)}"
+    return [answers[i] for i in range(len(prompts))]
+
+
+def _check_completion_score(backend: Backend, prompt: EncodedPrompt, completion: Completion) -> None:
+    ids = np.asarray(completion.token_ids, np.int32)
+    plain = backend.score_reference(EncodedRequest(prompt.ids, (ids,), (prompt.n_inputs,)))
+    tolerance = _TOLERANCE.get(backend.info.dtype, 0.5) * math.sqrt(len(ids))
+    assert abs(completion.logprob - plain.scores[0].logprob) <= tolerance, (
+        f"agreement with plain forwards: {completion.logprob} and {plain.scores[0].logprob} plainly"
+    )
 
 
 # -- tasks ------------------------------------------------------------------------------------------

@@ -77,11 +77,7 @@ def zero_shot_chain_of_thought(p: PromptInput) -> GenerateRequest:
 
 def opencompass(p: PromptInput) -> GenerateRequest:
     """Ask in turns, with OpenCompass's four chains of thought."""
-    turns = [
-        Message(role, shot.fields[role])  # type: ignore[arg-type]
-        for shot in p.shots
-        for role in ("user", "assistant")
-    ]
+    turns = [Message(role, shot.fields[role]) for shot in p.shots for role in ("user", "assistant")]
     question = f"Question: {p.sample.fields['question']}\nLet's think step by step\nAnswer:"
     return GenerateRequest((*turns, Message("user", question)), OC_MAX_NEW_TOKENS)
 

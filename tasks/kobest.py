@@ -50,8 +50,8 @@ def copa(file: Path, _split: str) -> list[Sample]:
 
 def wic(file: Path, _split: str) -> list[Sample]:
     """Does a word mean the same in two sentences?"""
-    columns = ("ID", "Target", "SENTENCE1", "Dictionary 1", "Link 1")
-    columns += ("SENTENCE2", "Dictionary 2", "Link2", "ANSWER")
+    first, second = ("SENTENCE1", "Dictionary 1", "Link 1"), ("SENTENCE2", "Dictionary 2", "Link2")
+    columns = ("ID", "Target", *first, *second, "ANSWER")
     return [
         _sample(
             row,

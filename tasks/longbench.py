@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from evalkit.data.jsonfile import Record, read_json_lines, read_pinned_json
 from evalkit.metrics import longbench as metrics
@@ -165,6 +166,15 @@ def judge(sample: Sample, completion: str) -> Judgement:
     return Judgement(completion, {"score": value})
 
 
+def official_line(row: str, subset: str, fields: Mapping[str, Any]) -> tuple[Sample, str]:
+    """Read a line as the official `pred.py` writes it: pred, answers, all_classes, length."""
+    answers, length = fields["answers"], fields["length"]
+    if not isinstance(answers, list) or not answers or not isinstance(length, int):
+        raise ValueError("answers must be a non-empty list and length a number")
+    known = {"answers": [str(a) for a in answers], "all_classes": fields["all_classes"], "length": length}
+    return Sample(row, subset, known, str(answers[0])), str(fields["pred"])
+
+
 def length_bucket(sample: Sample) -> str:
     """LongBench-E's classes of length, in words or characters."""
     length: int = sample.fields["length"]
@@ -207,6 +217,7 @@ def _task(
         path=path,
         variants={"partial": partial_path},
         parse=parse,
+        foreign_line=official_line,
         choices=(),
         protocols={
             "official": Protocol(

@@ -40,6 +40,7 @@ app = typer.Typer(
 )
 app.command("run")(run.run)
 app.command("rescore")(run.rescore)
+app.command("score-file")(run.score_file)
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(models.app, name="models")
 app.add_typer(data.app, name="data")

@@ -165,6 +165,43 @@ def rescore(
     _check_errors(results, max_errors)
 
 
+def score_file(
+    spec: str = typer.Argument(..., help="A task spec, for example gsm8k@cot8 or longbench."),
+    file: Path = typer.Argument(..., help='JSON lines {"id", "completion"}, or the benchmark\'s own format.'),
+    subset: str = typer.Option(None, help="Subset the predictions are of, where the task has several."),
+    split: str = typer.Option(None, help="Split."),
+    data: str = DATA,
+    data_variant: str = DATA_VARIANT,
+    offline: bool = OFFLINE,
+    unsafe_local_code: bool = UNSAFE,
+    as_json: bool = typer.Option(False, "--json", help="Print the scores as JSON."),
+) -> None:
+    """Score predictions that were made elsewhere; no model is needed.
+
+    \b
+    Examples:
+      evalkit score-file gsm8k@cot8 predictions.jsonl
+      evalkit score-file longbench pred/narrativeqa.jsonl --subset narrativeqa --json
+    """
+    from evalkit.data.source import open_source
+    from evalkit.score_file import score_file as score
+    from evalkit.spec import resolve
+    from evalkit.task import JudgeSettings
+
+    resolved = resolve(spec, split=split)
+    if len(resolved) > 1:
+        raise UsageError(f"'{spec}' is a suite; score one of {', '.join(r.name for r in resolved)}")
+    source = open_source(data, offline=offline, variant=data_variant)
+    scores = score(resolved[0], file, source, subset=subset, settings=JudgeSettings(unsafe_local_code))
+    if as_json:
+        typer.echo(json.dumps(scores, ensure_ascii=False, indent=1))
+        return
+    typer.echo(f"{scores['task']} ({scores['subset']}), {scores['n']:,} predictions")
+    for name, estimate in scores["metrics"].items():
+        low, high = estimate["ci95"]
+        typer.echo(f"  {name:12} {100 * estimate['value']:6.2f}  [{100 * low:.1f}, {100 * high:.1f}]")
+
+
 def _load_hf(name: str, **options: Any) -> Backend:
     try:
         from evalkit.backends.hf.backend import HfBackend

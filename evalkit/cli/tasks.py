@@ -98,7 +98,7 @@ def render_prompt(
     samples = source.load(one.task, one.split, chosen)
     if not 0 <= index < len(samples):
         raise UsageError(f"--index {index}: {chosen} ({one.split}) has samples 0 to {len(samples) - 1}")
-    shots = source.shots(one, chosen, samples)
-    ((_, request),) = render(one, [samples[index]], [shots[index]])
+    examples = source.shots(one, chosen, samples)
+    ((_, request),) = render(one, [samples[index]], [examples[index]])
     sys.stdout.buffer.write(prompt_text(request).encode())
     sys.stdout.buffer.flush()

@@ -16,14 +16,17 @@ _FENCE = "```"
 _INDENT = "    "
 _MAX_PARSED = 1 << 18
 """Longer texts are not parsed in this process: they could take all of its memory."""
+_MAX_CANDIDATES = 16
 
+_FUTURE = re.compile(r"^from __future__ .*\n", re.MULTILINE)
 _BLANK_LINES = re.compile(r"\A(?:[ \t]*+\n)++")
 
 _STRING = r"""(?:[uU]|[rR])?(?:
     '''(?:[^'\\]|\\.|'(?!''))*+''' | \"""(?:[^"\\]|\\.|"(?!""))*+\"""
     | '(?!'')(?:[^'\\\n]|\\.)*+' | "(?!"")(?:[^"\\\n]|\\.)*+"
 )"""
-_STRING_LITERAL = re.compile(rf"\s*+{_STRING}(?:[ \t]*+{_STRING})*+\s*+", re.VERBOSE | re.DOTALL)
+_BETWEEN = r"(?:[\s()]|\#[^\r\n]*+|\\\n)*+"
+_STRING_LITERAL = re.compile(rf"{_BETWEEN}(?:{_STRING}{_BETWEEN})++", re.VERBOSE | re.DOTALL)
 
 
 def program(prompt: str, completion: str, test: str, entry_point: str) -> str:
@@ -49,7 +52,7 @@ def oc_v2(text: str) -> str:
     """Body of the function by OpenCompass' second rule (`humaneval_gen_8e312c`): ends where it dedents.
 
     Answers that are a Python string literal are unpacked first. OpenCompass evaluates the answer, and
-    so runs any expression in it; here nothing is ever run.
+    so runs any expression in it; here nothing is ever run, and other expressions stay as they are.
     """
     text = _after_imports(_first_block(_unpacked(text).lstrip("\n")))
     text = _without_signature("\n".join(line for line in text.split("\n") if line != ""))
@@ -65,7 +68,8 @@ def code_block(text: str, prompt: str, entry_point: str) -> str:
     """
     definition = re.compile(rf"^[ \t]*(?:async[ \t]+)?def[ \t]+{re.escape(entry_point)}\b", re.MULTILINE)
     blocks = list(_blocks(text))
-    whole = [textwrap.dedent(b) if b[:1] in " \t" else b for b in blocks if definition.search(b)]
+    whole = [b for b in blocks if definition.search(b)][-_MAX_CANDIDATES:]
+    whole = [textwrap.dedent(b) if b.startswith((" ", "\t")) else b for b in whole]
     if not blocks and definition.search(fenced_prefix(text)):
         whole = [_code_of(fenced_prefix(text))]
     if whole:
@@ -181,8 +185,9 @@ def _code_of(text: str) -> str:
 
 
 def _joined(preamble: str, code: str) -> str:
-    future = [line for line in code.split("\n") if line.startswith("from __future__ ")]
-    return "".join(f"{line}\n" for line in future) + preamble + code
+    """Both, with imports from the future where they must be: at the top."""
+    future = _FUTURE.findall(code)
+    return "".join(future) + preamble + (_FUTURE.sub("", code) if future else code)
 
 
 def _fitted(prompt: str, body: str) -> str:

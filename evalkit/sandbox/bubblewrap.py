@@ -91,15 +91,17 @@ def python(script: str) -> list[str]:
     return [interpreter().executable, "-s", "-S", "-P", "-B", "-X", "utf8", script]
 
 
+HOME = "/tmp/home"
+
 ENVIRONMENT = {
-    "HOME": "/tmp",
+    "HOME": HOME,
     "LANG": "C.UTF-8",
     "MALLOC_ARENA_MAX": "2",
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "PATH": "/nowhere",
     "PYTHONHASHSEED": "0",
-    "TMPDIR": "/tmp",
+    "TMPDIR": HOME,
 }
 """All of a program's environment; the fixed hash seed makes verdicts repeatable."""
 
@@ -132,9 +134,10 @@ def command(bwrap: str, limits: Limits, descriptors: Descriptors) -> list[str]:
     args += ["--die-with-parent", "--new-session", "--hostname", "sandbox", "--clearenv"]
     for name, value in ENVIRONMENT.items():
         args += ["--setenv", name, value]
-    args += _files()
     args += ["--perms", "1777", "--size", str(limits.disk_bytes), "--tmpfs", "/tmp"]
-    args += ["--remount-ro", "/", "--chdir", "/tmp"]
+    args += ["--perms", "1777", "--dir", HOME]
+    args += _files()
+    args += ["--remount-ro", "/", "--chdir", HOME]
     args += ["--info-fd", str(descriptors.info), "--block-fd", str(descriptors.hold)]
     args += ["--seccomp", str(descriptors.syscalls), "--"]
     return args + python("/inside.py")
@@ -157,7 +160,11 @@ def _files() -> tuple[str, ...]:
     binds["/inside.py"] = str(INSIDE)
     devices = ("/dev/null", "/dev/urandom", "/dev/zero")
     # A parent folder that bubblewrap makes on the way is open to root only.
-    parents = {str(parent) for path in (*binds, *devices) for parent in Path(path).parents} - {"/", *binds}
+    parents = {str(parent) for path in (*binds, *devices) for parent in Path(path).parents} - {
+        "/",
+        "/tmp",
+        *binds,
+    }
     args: list[str] = []
     for path in sorted(parents):
         args += ["--perms", "0755", "--dir", path]
