@@ -142,7 +142,9 @@ def _targets(resolved: ResolvedTask, outcomes: Sequence[Outcome]) -> NDArray[np.
     known = {label: i for i, label in enumerate(resolved.task.choices)}
     # Tasks without fixed labels name an option by its index.
     place = known.get if known else (lambda label, _: int(label) if label.isdigit() else -1)
-    return np.array([place(o.target or "", -1) for o in outcomes], dtype=np.intp)
+    return np.array(
+        [-1 if o.choice_logprobs is None else place(o.target or "", -1) for o in outcomes], dtype=np.intp
+    )
 
 
 def _margin(scores: NDArray[np.float64]) -> NDArray[np.float64]:

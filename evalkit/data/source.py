@@ -98,10 +98,14 @@ class DataSource:
             )
         if self.kind == "sample":
             return DataError(f"{message}: the sample has only a few subsets; use --data PATH or --data hub")
+        name_it = f"name the folder that holds {task.folder} with --data PATH or EVALKIT_DATA"
+        if task.hub is None:
+            return DataError(
+                f"{message} (data directory {self.root}); get the official files ({task.homepage}) and {name_it}"
+            )
         return DataError(
-            f"{message} (data directory {self.root}); name the folder that holds {task.folder} with "
-            f"--data PATH or EVALKIT_DATA, or run `evalkit data fetch {task.name}` and use --data hub; "
-            "--data sample tries the tool without any download"
+            f"{message} (data directory {self.root}); {name_it}, or run `evalkit data fetch {task.name}` and "
+            "use --data hub; --data sample tries the tool without any download"
         )
 
 

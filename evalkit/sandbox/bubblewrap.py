@@ -92,6 +92,7 @@ def python(script: str) -> list[str]:
 
 
 HOME = "/tmp/home"
+SITE = "/site"
 
 ENVIRONMENT = {
     "HOME": HOME,
@@ -104,8 +105,6 @@ ENVIRONMENT = {
     "TMPDIR": HOME,
 }
 """All of a program's environment; the fixed hash seed makes verdicts repeatable."""
-
-SITE = "/site"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +122,9 @@ class Descriptors:
 def command(bwrap: str, limits: Limits, descriptors: Descriptors) -> list[str]:
     """Build the command that runs `inside.py` shut in.
 
-    Root keeps its user namespace, and with it the right to become a user without any; everybody else
-    gets a new one, in which no more can be made.
+    Root stays in its user namespace, where the program becomes a user without rights: in a new one it
+    would still be root to the kernel, and unlimited. Everybody else gets a new one. The system-call
+    filter keeps both from making more.
     """
     args = [bwrap, "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"]
     if os.getuid() == 0:
@@ -148,11 +148,11 @@ def _files() -> tuple[str, ...]:
     found = interpreter()
     links = {}
     binds = {path: path for path in (*found.roots, found.executable)}
-    for path in map(Path, ("/lib", "/lib32", "/lib64", "/libx32")):
-        if path.is_symlink():
-            links[str(path)] = str(path.readlink())
-        elif path.is_dir():
-            binds[str(path)] = str(path)
+    for folder in ("/lib", "/lib32", "/lib64", "/libx32"):
+        if Path(folder).is_symlink():
+            links[folder] = str(Path(folder).readlink())
+        elif Path(folder).is_dir():
+            binds[folder] = folder
     if Path("/etc/ld.so.cache").is_file():
         binds["/etc/ld.so.cache"] = "/etc/ld.so.cache"
     for folder in found.numpy:

@@ -135,7 +135,7 @@ def _main() -> None:
         list,
         (
             map(
-                call,
+                call,  # type: ignore[arg-type]
                 (
                     gate.acquire,
                     partial(exec, job.pop("source").decode("utf-8", "surrogatepass"), {}),

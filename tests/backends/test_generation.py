@@ -102,7 +102,7 @@ def test_a_shared_prefix_is_computed_once() -> None:
 
 def test_finished_sequences_make_room_for_waiting_ones() -> None:
     """With two slots, a long answer and many short ones take about as many forwards as the long one."""
-    short = [EncodedPrompt(np.asarray([5 + i, 7], np.int32), 3) for i in range(8)]
+    short = [EncodedPrompt(np.arange(5 + i, 25 + i, dtype=np.int32), 3) for i in range(8)]
     long = EncodedPrompt(np.asarray([300, 301], np.int32), 24, min_new_tokens=24)
     backend = tiny.backend("llama-grouped")
     engine = backend._generator([Draft(0, 0, long)])

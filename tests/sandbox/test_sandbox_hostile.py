@@ -20,7 +20,7 @@ from evalkit.sandbox import Limits, Program, Verdict, bubblewrap, run_programs
 
 pytestmark = pytest.mark.usefixtures("bwrap")
 
-LIMITS = Limits(timeout_s=0.4)
+LIMITS = Limits(timeout_s=0.3)
 SEND = """
 import os
 def send(found):

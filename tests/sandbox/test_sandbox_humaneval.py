@@ -18,6 +18,8 @@ pytestmark = [pytest.mark.data, pytest.mark.usefixtures("bwrap")]
 
 Problem = dict[str, str]
 
+_KNOWN: dict[str, Verdict] = {}
+
 WRONG = """
 def _wrong(x):
     if isinstance(x, bool): return not x
@@ -36,10 +38,11 @@ def problems(official_data: Path) -> list[Problem]:
 
 
 def judged(problems: Sequence[Problem], completion: Callable[[Problem], str]) -> list[Verdict]:
-    """Verdicts over the problems with these continuations of the prompt."""
-    return run_programs(
-        [Program(code.program(p["prompt"], completion(p), p["test"], p["entry_point"])) for p in problems]
-    )
+    """Verdicts over the problems with these continuations of the prompt; each program runs once."""
+    sources = [code.program(p["prompt"], completion(p), p["test"], p["entry_point"]) for p in problems]
+    new = [source for source in sources if source not in _KNOWN]
+    _KNOWN.update(zip(new, run_programs([Program(source) for source in new]), strict=True))
+    return [_KNOWN[source] for source in sources]
 
 
 def n_passed(verdicts: Sequence[Verdict]) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import struct
 import subprocess
 import sys
 import threading
@@ -225,7 +226,7 @@ def test_a_leaky_sandbox_kills_the_canary(
 
 @pytest.mark.usefixtures("bwrap")
 def test_a_missing_system_call_filter_kills_the_canary(monkeypatch: pytest.MonkeyPatch) -> None:
-    allow = syscalls.struct.pack("=HBBI", 0x06, 0, 0, 0x7FFF0000)
+    allow = struct.pack("=HBBI", 0x06, 0, 0, 0x7FFF0000)
     monkeypatch.setattr(syscalls, "program", lambda machine: allow)
     with pytest.raises(CanaryFailed, match="could start a process"):
         require()
@@ -307,7 +308,7 @@ def test_unsafe_leaves_no_folder_behind(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
 def test_the_filter_jumps_forward_within_itself(machine: str) -> None:
     code = syscalls.program(machine)
-    lines = [syscalls.struct.unpack_from("=HBBI", code, at) for at in range(0, len(code), 8)]
+    lines = [struct.unpack_from("=HBBI", code, at) for at in range(0, len(code), 8)]
     for i, (kind, if_true, if_false, _) in enumerate(lines):
         assert i + 1 + max(if_true, if_false) < len(lines) or kind == 0x06
     assert lines[-1][0] == 0x06
