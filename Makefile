@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 # The venv is made without a pip of its own: Debian's python3 cannot make one without further packages.
 PIP := $(PYTHON) -m pip --quiet --disable-pip-version-check --python $(BIN)/python install -c constraints.txt
 
-.PHONY: demo test lint types pytest clean
+.PHONY: demo test lint types pytest bubblewrap clean
 
 demo: $(VENV)/.demo ## Evaluate two real models, dense and mixture of experts, on the bundled sample
 	$(BIN)/evalkit run --model demo --tasks mmlu,ceval,cmmlu --data sample
@@ -24,8 +24,12 @@ types: $(VENV)/.dev
 	# From inside the venv, where the installed package is found and not the source folder of that name.
 	cd $(VENV) && bin/mypy --config-file ../pyproject.toml -p evalkit
 
-pytest: $(VENV)/.dev
+pytest: $(VENV)/.dev bubblewrap
 	$(BIN)/pytest
+
+bubblewrap: ## What generated programs are shut into
+	@command -v bwrap >/dev/null || { apt-get -qq update && apt-get -qq install -y bubblewrap; } \
+		|| echo "bubblewrap could not be installed: tests of the sandbox will fail (apt install bubblewrap)" >&2
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

@@ -135,13 +135,16 @@ class Growing:
         return whole[len(before) :] if whole.startswith(before) else self.tokenizer.decode(ids)
 
     def _stop_is_near(self) -> bool:
-        """Whether the last tokens hold a stop text; every token is at least one byte of it."""
+        """Whether the last tokens may hold a stop text; every token is at least one byte of it."""
         recent = self.tokenizer.decode(self.ids[-(4 * self._longest_stop + 4) :])
-        return any(stop in recent for stop in self.draft.prompt.stop)
+        # On their own these tokens may lack a blank in front.
+        return any(stop.lstrip(" ") in recent for stop in self.draft.prompt.stop)
 
     def _cut(self, text: str) -> str | None:
-        """The text up to its first stop; None without one."""
-        places = [place for stop in self.draft.prompt.stop if (place := text.find(stop)) >= 0]
+        """The text up to its first stop; None without one. The fewest tokens asked for hold no stop."""
+        least = self.draft.prompt.min_new_tokens
+        begin = len(self.text(self.ids[:least])) if least else 0
+        places = [place for stop in self.draft.prompt.stop if (place := text.find(stop, begin)) >= 0]
         return text[: min(places)] if places else None
 
     def _completion(self, text: str, reason: FinishReason) -> Completion:

@@ -82,8 +82,15 @@ def load_jobs(options: RunOptions, source: DataSource) -> list[Job]:
     for one in resolved:
         if one.protocol.ready is not None:
             one.protocol.ready(options.judging)
+    _check_variant(resolved, source)
     chosen = _chosen_subsets(resolved, source, options.subsets)
     return [_load_job(r, source, chosen[r.name], options) for r in resolved]
+
+
+def _check_variant(resolved: Sequence[ResolvedTask], source: DataSource) -> None:
+    known = {variant for r in resolved for variant in r.task.variants}
+    if source.variant is not None and source.variant not in known:
+        raise unknown_name("data variant of these tasks", source.variant, known)
 
 
 def _chosen_subsets(
@@ -112,7 +119,7 @@ def _load_job(resolved: ResolvedTask, source: DataSource, subsets: Sequence[str]
             raise DataError(f"{file}: holds no samples; put the whole file back in its place")
     shots = {subset: source.shots(resolved, subset, rows) for subset, rows in samples.items()}
     data: dict[str, Any] = {"source": source.kind, "official": _official(resolved, samples)}
-    if source.variant:
+    if source.variant in task.variants:
         data["variant"] = source.variant
     limited = {subset: rows[: options.limit] for subset, rows in samples.items()}
     return Job(resolved, limited, {s: each[: options.limit] for s, each in shots.items()}, data)

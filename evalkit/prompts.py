@@ -189,7 +189,7 @@ class _Fitting:
         tokenizer, text = self.encoder.tokenizer, prompt_text(request)
         ids = encode_prompt(tokenizer, text)
         if len(ids) <= cap:  # only the template makes it longer than the published limit
-            return Prompt(p.sample, request, encoded, truncated=False)
+            return Prompt(p.sample, request, encoded.kept_right(room), truncated=encoded.n_inputs > room)
         text = tokenizer.decode(ids[: cap // 2].tolist()) + tokenizer.decode(ids[-(cap // 2) :].tolist())
         cut = replace(request, prompt=text if isinstance(request.prompt, str) else (Message("user", text),))
         shorter = self.encoder.prompt(p, cut)

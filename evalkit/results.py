@@ -76,6 +76,7 @@ def aggregate(resolved: ResolvedTask, outcomes: Sequence[Outcome], noise: float 
         "averages": {},
         "counters": _counters(rows, noise),
         **_coverage(resolved, rows),
+        **_truncated(resolved, rows),
     }
     if rows.scored.any():
         entry |= _metrics(resolved, rows)
@@ -181,6 +182,14 @@ def _coverage(resolved: ResolvedTask, rows: _Columns) -> dict[str, int]:
     if official is not None and official != rows.subset.size:
         coverage["samples_total"] = official
     return coverage
+
+
+def _truncated(resolved: ResolvedTask, rows: _Columns) -> dict[str, dict[str, float]]:
+    """Share of shortened prompts of every subset that has any."""
+    names = list(resolved.task.subsets)
+    shares = {names[i]: float(rows.truncated[rows.subset == i].mean()) for i in np.unique(rows.subset)}
+    shortened = {name: share for name, share in shares.items() if share}
+    return {"truncated_share": shortened} if shortened else {}
 
 
 def _metrics(resolved: ResolvedTask, rows: _Columns) -> dict[str, Any]:

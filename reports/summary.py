@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Any
@@ -36,6 +36,7 @@ class Headline:
     n: str
     errors: str
     truncated: str
+    unfinished: str
     ties: str
     close_calls: str
 
@@ -61,7 +62,9 @@ def markdown(results: Json, manifest: Json | None = None) -> str:
             "name": name,
             "categories": list(_scores(task["groups"])),
             "averages": list(_averages(task)),
-            "subsets": list(_scores(task["subsets"])),
+            "subsets": list(_subsets(task)),
+            "strata": list(task.get("strata", {})),
+            "by_stratum": list(_strata(task.get("strata", {}), task["subsets"])),
         }
         for name, task in results["tasks"].items()
         if task["metrics"]
@@ -111,6 +114,7 @@ def headlines(results: Json) -> Iterator[Headline]:
                 n=_count(estimate["n"] if estimate else 0),
                 errors=_count(counters["errors"]),
                 truncated=_count(counters["truncated"]),
+                unfinished=_count(counters.get("unfinished", 0)),
                 ties=_count(counters["ties"]),
                 close_calls=_close_calls(task),
             )
@@ -139,6 +143,8 @@ def warnings(results: Json, manifest: Json | None = None) -> Iterator[str]:
         yield f"The run is not complete (status: {results['status']}); the scores rest on what was done."
     for name, task in results["tasks"].items():
         data = manifest.get("tasks", {}).get(name, {}).get("data") or {}
+        if data.get("variant"):
+            yield f"{name}: the records of the data variant '{data['variant']}', not the whole benchmark."
         yield from (f"{name}: {text}" for text in _counter_warnings(task))
         if data.get("source") == "sample":
             # How much of the benchmark was run is beside the point: it was none of it.
@@ -182,6 +188,13 @@ def _coverage_warnings(task: Json) -> Iterator[str]:
         yield f"only {', '.join(parts)}."
 
 
+def _subsets(task: Json) -> Iterator[Score]:
+    """Subset lines, with the share of shortened prompts where there are any."""
+    for score in _scores(task["subsets"]):
+        share = task.get("truncated_share", {}).get(score.name)
+        yield score if share is None else replace(score, name=f"{score.name}, {100 * share:.0f} % truncated")
+
+
 def _scores(entries: Json) -> Iterator[Score]:
     """Category or subset lines; the metric is named only where there are several."""
     for name, metrics in entries.items():
@@ -190,7 +203,17 @@ def _scores(entries: Json) -> Iterator[Score]:
             yield Score(label, _with_interval(estimate), _count(estimate["n"]))
 
 
+def _strata(strata: Json, subsets: Json) -> Iterator[list[str]]:
+    """One row per subset: its name, then its headline score (and samples) in every stratum."""
+    for subset in subsets if strata else ():
+        metrics = [stratum.get(subset) for stratum in strata.values()]
+        scores = [next(iter(m.values())) if m else None for m in metrics]
+        yield [subset, *(f"{100 * s['value']:.2f} ({_count(s['n'])})" if s else NONE for s in scores)]
+
+
 def _averages(task: Json) -> Iterator[Score]:
+    if len(task["subsets"]) < 2:
+        return  # all averages are the same
     for average, metrics in task["averages"].items():
         for metric, value in metrics.items():
             published = ", published" if average == task["average"] else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping
 
 from evalkit.task import Judge, Judgement, PromptInput, each
@@ -106,14 +105,17 @@ def first_capital(text: str) -> str | None:
     return next((character for character in text if character.isupper()), None)
 
 
-def last_match(patterns: Iterable[str], text: str) -> str | None:
-    """The option letter in the last match of the first pattern that matches at all."""
-    for pattern in patterns:
-        found = re.findall(pattern, text)
-        if found:
-            letter = re.search(r"[ABCD]", found[-1] if isinstance(found[-1], str) else "".join(found[-1]))
-            return letter[0] if letter else None
-    return None
+def last_between(text: str, begin: str, end: str) -> str | None:
+    """What the last match of `begin(.+?)end` on one line holds, in linear time; None without a match."""
+    found = None
+    for line in text.split("\n"):
+        place = 0
+        while (start := line.find(begin, place)) >= 0:
+            start += len(begin)
+            if (stop := line.find(end, start + 1)) < 0:
+                break
+            found, place = line[start:stop], stop + len(end)
+    return found
 
 
 def members(categories: Mapping[str, str]) -> dict[str, tuple[str, ...]]:

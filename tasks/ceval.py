@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from pathlib import Path
 
 from evalkit.data.csvfile import Row, read_csv, unique_ids
@@ -167,9 +168,19 @@ def official_cot(p: PromptInput) -> GenerateRequest:
     )
 
 
+_STATED = (("答案是", "。"), ("答案为", "。"), ("选项", "是正确的。"))
+_NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+
 def stated_answer(text: str) -> str | None:
-    """The letter of the last 答案是…。, as the authors' evaluator of chat models looks for it."""
-    return mc.last_match((r"答案是(.+?)。", r"答案为(.+?)。", r"选项(.+?)是正确的。"), text)
+    """The letter of the last 答案是…。, as the authors' evaluator of chat models looks for it.
+
+    What stands there must be the letter alone, but for blanks, ASCII punctuation and case.
+    """
+    found = (mc.last_between(text, begin, end) for begin, end in _STATED)
+    stated = next((s for s in found if s is not None), "")
+    letter = stated.translate(_NO_PUNCTUATION).strip().upper()
+    return letter if letter in mc.LETTERS else None
 
 
 TASK = Task(

@@ -131,6 +131,7 @@ CHINA_SPECIFIC_FIRST = {
 
 HEADER = "以下是关于{}的单项选择题，请直接给出正确答案的选项。\n\n"
 OFFICIAL_BLOCK = mc.block("答案是：", lead="题目：")
+COT_BLOCK = mc.block("逐步分析并给出答案选项。", lead="题目：")
 
 
 def path(split: str, subset: str) -> str:
@@ -185,24 +186,66 @@ def official_cot(p: PromptInput) -> GenerateRequest:
     """Ask for an analysis; examples, if any, are answered directly."""
     header = f"以下是关于{p.title}的单项选择题，请分析并选出正确答案。\n\n"
     shots = "".join(f"{OFFICIAL_BLOCK(shot)}{shot.target}\n\n" for shot in p.shots)
-    question = mc.block("逐步分析并给出答案选项。", lead="题目：")(p.sample)
-    return GenerateRequest(header + shots + question, mc.COT_MAX_NEW_TOKENS)
+    return GenerateRequest(header + shots + COT_BLOCK(p.sample), mc.COT_MAX_NEW_TOKENS)
+
+
+def official_cot_bare(p: PromptInput) -> GenerateRequest:
+    """Ask the question alone, the authors' last resort for a prompt that does not fit."""
+    return GenerateRequest(COT_BLOCK(p.sample), mc.COT_MAX_NEW_TOKENS)
+
+
+_NAMED = (
+    r"答案(?:选项)?(?:是|为)：? ?([ABCD])",
+    r"答案(?:是|为)选项 ?([ABCD])",
+    r"故?选择?：? ?([ABCD])",
+    r"([ABCD]) ?选?项(?:是|为)?正确",
+    r"正确的?选项(?:是|为) ?([ABCD])",
+    r"答案(?:应该)?(?:是|为)([ABCD])",
+    r"选项 ?([ABCD]) ?(?:是|为)?正确",
+    r"选择答案 ?([ABCD])",
+    r"答案?：?([ABCD])",
+    r"([ABCD])(?:选?项)?是?符合题意",
+    r"答案选项：? ?([ABCD])",
+)
+"""The patterns of the authors' `extract_choice`, in their order; its twelfth is `_after_cue`."""
+
+_LETTER = re.compile("[ABCD]")
+_CUE = re.compile("答案(?:选项)?为")
 
 
 def chosen_option(text: str) -> str | None:
-    """The option a reply names, by the unambiguous steps of the authors' `extract_choice`.
+    """The option a reply names, by the steps of the authors' `extract_choice`.
 
     Where that would guess at random, the reply counts as unparsed.
     """
     if text[:1] in mc.LETTERS:
         return text[0]
-    named = mc.last_match((r"答案(?:选项)?(?:是|为)：? ?([ABCD])",), text)
-    if named is None:
-        for pattern in (r"([ABCD])(?:.*?)当选", r"([ABCD])(?:.*?)正确", r"[^不]是：? ?([ABCD])"):
-            if found := re.search(pattern, text):
-                return found[1]
-    mentioned = {letter for letter in mc.LETTERS if letter in text}
-    return named or (mentioned.pop() if len(mentioned) == 1 else None)
+    for pattern in _NAMED:
+        if found := re.search(pattern, text):
+            return found[1]
+    lines = text.split("\n")
+    steps = (_after_cue, lambda line: _last_before(line, "当选"), lambda line: _last_before(line, "正确"))
+    for step in steps:
+        if letter := next(filter(None, map(step, lines)), None):
+            return letter
+    if found := re.search(r"[^不]是：? ?([ABCD])", text):
+        return found[1]
+    mentioned = _LETTER.findall(text)
+    return mentioned[0] if len(mentioned) == 1 else None
+
+
+def _after_cue(line: str) -> str | None:
+    """The first letter after 答案为 or 答案选项为."""
+    cue = _CUE.search(line)
+    letter = _LETTER.search(line, cue.end()) if cue else None
+    return letter[0] if letter else None
+
+
+def _last_before(line: str, word: str) -> str | None:
+    """The letter nearest before the first `word` that has any letter before it."""
+    first = _LETTER.search(line)
+    end = line.find(word, first.end()) if first else -1
+    return _LETTER.findall(line, 0, end)[-1] if end >= 0 else None
 
 
 TASK = Task(
@@ -283,7 +326,7 @@ TASK = Task(
                 judge=mc.judge_by(chosen_option),
                 average="macro",
                 groups=Grouping(CATEGORIES, "macro"),
-                overlong=Overlong("drop_longest_shot", limit=2048),
+                overlong=Overlong("drop_longest_shot", limit=2048, bare=official_cot_bare),
                 default_split="test",
                 default_shots=0,
             ),

@@ -47,10 +47,11 @@ def parse(file: Path, split: str, subset: str) -> list[Sample]:
     samples = []
     for i, record in enumerate(read_json_lines(file, ("question", "answer"))):
         answer = record.text("answer")
-        if "####" not in answer:
+        target = numbers.official(answer)
+        if not target:
             raise record.corrupt("answer has no '#### <number>'")
         fields = {"question": record.text("question"), "answer": answer}
-        samples.append(Sample(str(i), subset, fields, numbers.gold(answer)))
+        samples.append(Sample(str(i), subset, fields, target))
     return samples
 
 

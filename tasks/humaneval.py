@@ -34,10 +34,14 @@ def path(_split: str, _subset: str) -> str:
 
 def parse(file: Path, _split: str, subset: str) -> list[Sample]:
     """Read the official file."""
-    return [
-        Sample(record.text("task_id"), subset, {key: record.text(key) for key in _KEYS[1:]}, "passed")
-        for record in read_json_lines(file, _KEYS)
-    ]
+    samples: dict[str, Sample] = {}
+    for record in read_json_lines(file, _KEYS):
+        identifier = record.text("task_id")
+        if identifier in samples:
+            raise record.corrupt(f"repeated id {identifier!r}")
+        fields = {key: record.text(key) for key in _KEYS[1:]}
+        samples[identifier] = Sample(identifier, subset, fields, "passed")
+    return list(samples.values())
 
 
 def base(p: PromptInput) -> GenerateRequest:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evalkit.data.jsonfile import squad_records
+from evalkit.data.jsonfile import Record, squad_records
 from evalkit.fewshot import FewShot, drawn_in_shuffled_order, drawn_per_sample
 from evalkit.metrics import japanese
 from evalkit.task import Grouping, Judge, Judgement, Overlong, PromptInput, Protocol, Task, each, needs
@@ -27,10 +27,7 @@ def parse(file: Path, _split: str, subset: str) -> list[Sample]:
     """Read one official file; of a context, what follows its title mark is used."""
     samples: dict[str, Sample] = {}
     for record, title, context in squad_records(file, ("id", "question", "answers")):
-        answers = record.fields["answers"]
-        texts = [a.get("text") for a in answers] if isinstance(answers, list) else []
-        if not texts or not all(isinstance(text, str) for text in texts):
-            raise record.corrupt("answers holds no text")
+        texts = _answers(record)
         identifier = record.text("id")
         if identifier in samples:
             raise record.corrupt(f"repeated id {identifier!r}")
@@ -42,6 +39,14 @@ def parse(file: Path, _split: str, subset: str) -> list[Sample]:
         }
         samples[identifier] = Sample(identifier, subset, fields, texts[0])
     return list(samples.values())
+
+
+def _answers(record: Record) -> list[str]:
+    answers = record.fields["answers"]
+    texts = [a.get("text") for a in answers if isinstance(a, dict)] if isinstance(answers, list) else []
+    if not texts or len(texts) < len(answers) or not all(isinstance(text, str) and text for text in texts):
+        raise record.corrupt("answers is not a non-empty list of objects with a text")
+    return texts
 
 
 @dataclass(frozen=True, slots=True)

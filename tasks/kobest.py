@@ -33,6 +33,10 @@ def boolq(file: Path, _split: str) -> list[Sample]:
 
 def copa(file: Path, _split: str) -> list[Sample]:
     """Which of two sentences is the cause or the result of another?"""
+    rows = _rows(file, ("ID", "sentence", "question", "1", "2", "Answer"))
+    for row in rows:
+        if (asked := row.cells["question"].strip()) not in _CONNECTOR:
+            raise row.corrupt(f"question {asked!r} is not one of {', '.join(_CONNECTOR)}")
     return [
         _sample(
             row,
@@ -44,7 +48,7 @@ def copa(file: Path, _split: str) -> list[Sample]:
             alternative_1="1",
             alternative_2="2",
         )
-        for row in _rows(file, ("ID", "sentence", "question", "1", "2", "Answer"))
+        for row in rows
     ]
 
 

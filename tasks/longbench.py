@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,9 @@ PROMPTS = (
 )
 """File of the official prompts, which evalkit reads but does not ship; sha256; origin."""
 
+_NUMBERED = {"retrieval": r"Paragraph \d", "retrieval_zh": r"段落\d", "count": r"\d"}
+"""What a gold answer must hold for its metric."""
+
 _KEYS = ("input", "context", "answers", "length", "all_classes")
 
 
@@ -95,12 +99,17 @@ def parse(file: Path, _split: str, subset: str) -> list[Sample]:
     records = read_json_lines(file, _KEYS)
     # As the official script does, which holds on to what the last record says.
     all_classes = records[-1].fields["all_classes"]
+    metric = metrics.METRICS[_dataset(subset)]
+    if metric == "classification":
+        records[-1].texts("all_classes")
     samples: dict[str, Sample] = {}
     for row, record in enumerate(records):
         identifier = _identifier(record, row)
         if identifier in samples:
             raise record.corrupt(f"repeated id {identifier!r}")
         answers = record.texts("answers")
+        if metric in _NUMBERED and not all(re.search(_NUMBERED[metric], answer) for answer in answers):
+            raise record.corrupt("an answer has no number")
         fields = {
             "input": record.text("input"),
             "context": record.text("context"),
@@ -109,7 +118,7 @@ def parse(file: Path, _split: str, subset: str) -> list[Sample]:
             "all_classes": all_classes,
             "template": prompts[_dataset(subset)],
         }
-        if not isinstance(fields["length"], int):
+        if type(fields["length"]) is not int:
             raise record.corrupt("length is not a whole number")
         samples[identifier] = Sample(identifier, subset, fields, answers[0])
     return list(samples.values())

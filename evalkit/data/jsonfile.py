@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import re
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from typing import Any
 
 from evalkit.data.csvfile import corrupt, decode, read_text
 from evalkit.errors import DataError
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +34,20 @@ class Record:
     def texts(self, key: str) -> list[str]:
         """Return a list of texts that must not be empty."""
         values = self.fields[key]
-        if not isinstance(values, list) or not values or not all(isinstance(v, str) for v in values):
+        if not isinstance(values, list) or not values or not all(map(_is_text, values)):
             raise self.corrupt(f"{key} is not a non-empty list of texts")
         return values
 
     def text(self, key: str) -> str:
         """Return a text."""
-        if not isinstance(value := self.fields[key], str):
+        if not _is_text(value := self.fields[key]):
             raise self.corrupt(f"{key} is not a text")
-        return value
+        return str(value)
+
+
+def _is_text(value: Any) -> bool:
+    """Whether this is text without halves of surrogate pairs, which JSON can spell and UTF-8 cannot."""
+    return isinstance(value, str) and not _SURROGATE.search(value)
 
 
 def read_json_lines(path: Path, keys: Sequence[str]) -> list[Record]:
@@ -65,6 +73,8 @@ def parse(path: Path, line: int, text: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise corrupt(path, line + error.lineno - 1, f"not valid JSON: {error.msg}") from None
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, nesting without end
+        raise corrupt(path, line, f"not JSON that can be read: {error}") from None
 
 
 def read_pinned_json(path: Path, sha256: str, origin: str) -> Any:
@@ -103,7 +113,7 @@ def _record(path: Path, line: int, value: Any, keys: Sequence[str]) -> Record:
 
 
 def squad_records(path: Path, keys: Sequence[str]) -> Iterator[tuple[Record, str, str]]:
-    """Yield (question, title, context) of a file in SQuAD format.
+    """Yield (question, title, context) of a file in SQuAD format; title and context are texts.
 
     Raises:
         DataError: naming file and line; a record's line is where its id stands.
@@ -115,10 +125,15 @@ def squad_records(path: Path, keys: Sequence[str]) -> Iterator[tuple[Record, str
         for article in content["data"]:
             for paragraph in article["paragraphs"]:
                 for question in paragraph["qas"]:
+                    if not isinstance(question, dict):
+                        raise corrupt(path, line, "a question is not a JSON object")
                     found = text.find(f'"{question.get("id")}"', place)
                     if found > place:  # questions stand in the file in this order
                         line += text.count("\n", place, found)
                         place = found
-                    yield _record(path, line, question, keys), article["title"], paragraph["context"]
+                    record = _record(path, line, question, keys)
+                    if not _is_text(article["title"]) or not _is_text(paragraph["context"]):
+                        raise record.corrupt("its title or context is not a text")
+                    yield record, article["title"], paragraph["context"]
     except (KeyError, TypeError, AttributeError) as error:
         raise corrupt(path, 1, f"is not in SQuAD format ({error!r})") from error

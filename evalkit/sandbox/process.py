@@ -83,7 +83,7 @@ class _Child:
             left = deadline - time.monotonic()
             if left <= 0:
                 return answer, False
-            if select.select([self.answers], [], [], min(left, _POLL_S))[0]:
+            if _readable(self.answers.fileno(), min(left, _POLL_S)):
                 size = 1 if wanted == inside.STARTED else _MAX_ANSWER
                 if not (piece := os.read(self.answers.fileno(), size)):
                     break
@@ -106,7 +106,7 @@ class _Child:
             self.process.kill()
         self.process.wait()
         if self.first is not None:
-            select.select([self.first], [], [], DEATH_TIMEOUT_S)
+            _readable(self.first, DEATH_TIMEOUT_S)
 
     def complaints(self) -> str:
         """The last lines of the error file."""
@@ -207,6 +207,13 @@ def _unprotected(program: Program, limits: Limits, slot: int, proof: bytes) -> I
         stack.callback(child.kill)
         answers_write.close()
         yield child
+
+
+def _readable(fd: int, seconds: float) -> bool:
+    """Wait until there is something to read, or an end; unlike `select`, for descriptors of any number."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
 
 
 def _pipe(stack: contextlib.ExitStack) -> tuple[IO[bytes], IO[bytes]]:

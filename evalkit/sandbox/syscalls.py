@@ -1,4 +1,4 @@
-"""A system-call filter for bubblewrap: no new processes, namespaces, mounts or memory outside the limits."""
+"""A system-call filter for bubblewrap: no processes, namespaces, sockets or memory beyond limits."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ _DENIED = {
     "fsopen": (430, 430),
     "mount_setattr": (442, 442),
     "open_by_handle_at": (304, 265),
+    "socket": (41, 198),  # some families, such as a virtual machine's line to its host, know no namespaces
     "bpf": (321, 280),
     "perf_event_open": (298, 241),
     "userfaultfd": (323, 282),

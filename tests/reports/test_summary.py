@@ -69,7 +69,7 @@ def hide_labels(task):
 
 def test_headline_row(results):
     assert (
-        "| cmmlu | official | test | 5 | acc (macro) | 51.23 [50.4, 52.0] | 11,582 | 0 | 3 | 2 "
+        "| cmmlu | official | test | 5 | acc (macro) | 51.23 [50.4, 52.0] | 11,582 | 0 | 3 | 0 | 2 "
         "| 23 (50.91–51.50) |\n"
     ) in markdown(results)
 
@@ -151,7 +151,7 @@ def test_hidden_labels(results, task):
     hide_labels(task)
     task["submission"] = "submission.json"
     text = markdown(results)
-    assert "| cmmlu | official | test | 5 | – | – | 0 | 0 | 3 | 2 | 23 |" in text
+    assert "| cmmlu | official | test | 5 | – | – | 0 | 0 | 3 | 0 | 2 | 23 |" in text
     assert "a submission file was written to submission.json" in text
     assert "<details>" not in text
 
@@ -173,7 +173,7 @@ def test_a_task_of_errors_only_is_not_taken_for_hidden_labels(results, task):
 def test_unmeasured_noise_shows_no_count(results, task):
     task["counters"]["close_calls"] = None
     task.pop("score_range")
-    assert "| 3 | 2 | – |\n" in markdown(results)
+    assert "| 3 | 0 | 2 | – |\n" in markdown(results)
 
 
 def test_rendering_leaves_the_document_alone(results):

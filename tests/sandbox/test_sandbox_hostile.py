@@ -175,6 +175,7 @@ ESCAPES = {
     ),
     "an abstract socket": "import socket\ns = socket.socket(socket.AF_UNIX)\ns.connect('\\0{token}')",
     "a raw socket": "import socket\nsocket.socket(socket.AF_INET, socket.SOCK_RAW, 1)",
+    "the line to the hypervisor": "import socket\nsocket.socket(40, socket.SOCK_STREAM)",
     "reading a file of this machine": "assert open({secret!r}).read()",
     "reading the home folder": "import os\nassert len(os.listdir({home!r})) > 1",
     "reading the accounts": "open('/etc/passwd').read()",

@@ -192,19 +192,14 @@ def test_the_canary_lives(unsafe: bool) -> None:
 
 @pytest.mark.usefixtures("bwrap")
 @pytest.mark.parametrize(
-    ("removed", "added", "found"),
+    ("option", "found"),
     [
-        ([], ["--bind", "{tmp}", "{tmp}"], "read a file of this machine, write outside its folder"),
-        ([], ["--ro-bind", "{tmp}", "{tmp}"], "read a file of this machine"),
-        (["--unshare-net"], [], "reach the network"),
+        ("--bind", "read a file of this machine, write outside its folder"),
+        ("--ro-bind", "read a file of this machine"),
     ],
 )
 def test_a_leaky_sandbox_kills_the_canary(
-    removed: list[str],
-    added: list[str],
-    found: str,
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
+    option: str, found: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     real = bubblewrap.command
     for folder in (tmp_path, *tmp_path.parents):
@@ -212,11 +207,10 @@ def test_a_leaky_sandbox_kills_the_canary(
             folder.chmod(0o755)
 
     def leaky(bwrap: str, limits: Limits, descriptors: bubblewrap.Descriptors) -> list[str]:
-        args = [a for a in real(bwrap, limits, descriptors) if a not in removed]
+        args = real(bwrap, limits, descriptors)
         at = args.index("--remount-ro")
         parents = [a for p in reversed(tmp_path.parents[:-2]) for a in ("--perms", "0755", "--dir", str(p))]
-        extra = [*parents, *(a.format(tmp=tmp_path) for a in added)] if added else []
-        return [*args[:at], *extra, *args[at:]]
+        return [*args[:at], *parents, option, str(tmp_path), str(tmp_path), *args[at:]]
 
     monkeypatch.setattr(bubblewrap, "command", leaky)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
@@ -225,10 +219,17 @@ def test_a_leaky_sandbox_kills_the_canary(
 
 
 @pytest.mark.usefixtures("bwrap")
-def test_a_missing_system_call_filter_kills_the_canary(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("removed", "found"), [("", "start a process"), ("--unshare-net", "reach the network, start a process")]
+)
+def test_a_missing_system_call_filter_kills_the_canary(
+    removed: str, found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     allow = struct.pack("=HBBI", 0x06, 0, 0, 0x7FFF0000)
+    real = bubblewrap.command
     monkeypatch.setattr(syscalls, "program", lambda machine: allow)
-    with pytest.raises(CanaryFailed, match="could start a process"):
+    monkeypatch.setattr(bubblewrap, "command", lambda *args: [a for a in real(*args) if a != removed])
+    with pytest.raises(CanaryFailed, match=f"could {found}; nothing is run"):
         require()
 
 
