@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +44,9 @@ def parse(file: Path, _split: str, subset: str) -> list[Sample]:
 def _answers(record: Record) -> list[str]:
     answers = record.fields["answers"]
     texts = [a.get("text") for a in answers if isinstance(a, dict)] if isinstance(answers, list) else []
-    if not texts or len(texts) < len(answers) or not all(isinstance(text, str) and text for text in texts):
-        raise record.corrupt("answers is not a non-empty list of objects with a text")
-    return texts
+    if not texts or len(texts) < len(answers) or not all(texts):
+        raise record.corrupt("answers holds no text")
+    return replace(record, fields={"text": texts}).texts("text")
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,7 +62,7 @@ class DataSource:
         path = self.file(task, split, subset)
         if not path.is_file() and self._can_fetch(task):
             hub.fetch(task, self.root, offline=self.offline)
-        if not path.is_file():
+        if not path.is_file() and split in task.splits:  # what else there is, its parser knows where to get
             raise self._missing(task, path)
         return task.parse(path, split, subset)
 
@@ -101,7 +101,8 @@ class DataSource:
         name_it = f"name the folder that holds {task.folder} with --data PATH or EVALKIT_DATA"
         if task.hub is None:
             return DataError(
-                f"{message} (data directory {self.root}); get the official files ({task.homepage}) and {name_it}"
+                f"{message} (data directory {self.root}); get the official files ({task.homepage}) "
+                f"and {name_it}"
             )
         return DataError(
             f"{message} (data directory {self.root}); {name_it}, or run `evalkit data fetch {task.name}` and "
