@@ -122,7 +122,7 @@ def _lines(file: Path) -> list[tuple[int, Mapping[str, Any]]]:
     """(line number, fields); bytes that are not UTF-8 are replaced, for generated text may hold some."""
     if not file.is_file():
         raise UsageError(f"no prediction file {file}")
-    found = []
+    found: list[tuple[int, Mapping[str, Any]]] = []
     for number, line in enumerate(file.read_bytes().decode("utf-8-sig", "replace").split("\n"), start=1):
         if not line.strip():
             continue
