@@ -100,15 +100,21 @@ class Growing:
     tokenizer: Tokenizer
     ids: list[int] = field(default_factory=list)
     logprob: float = 0.0
+    closing_ids: frozenset[int] = field(init=False)
+    """Tokens that end the answer by themselves: end marks and stop texts of one token."""
+    _stops: tuple[str, ...] = field(init=False)
     _longest_stop: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self._longest_stop = max(map(len, self.draft.prompt.stop), default=0)
+        self._stops = tuple(filter(None, self.draft.prompt.stop))
+        self._longest_stop = max(map(len, self._stops), default=0)
+        single = [int(ids[0]) for ids in self.tokenizer.encode(self._stops) if len(ids) == 1]
+        self.closing_ids = self.end_ids.union(single)
 
     @property
-    def may_end(self) -> bool:
-        """Whether the model may end its answer with the next token."""
-        return len(self.ids) >= self.draft.prompt.min_new_tokens
+    def forbidden(self) -> frozenset[int]:
+        """Tokens that may not come next: those that would end an answer shorter than asked for."""
+        return self.closing_ids if len(self.ids) < self.draft.prompt.min_new_tokens else frozenset()
 
     def add(self, token: int, logprob: float) -> Completion | None:
         """Take the next token; returns the completion when that finished it."""
@@ -138,13 +144,13 @@ class Growing:
         """Whether the last tokens may hold a stop text; every token is at least one byte of it."""
         recent = self.tokenizer.decode(self.ids[-(4 * self._longest_stop + 4) :])
         # On their own these tokens may lack a blank in front.
-        return any(stop.lstrip(" ") in recent for stop in self.draft.prompt.stop)
+        return any(stop.lstrip(" ") in recent for stop in self._stops)
 
     def _cut(self, text: str) -> str | None:
         """The text up to its first stop; None without one. The fewest tokens asked for hold no stop."""
         least = self.draft.prompt.min_new_tokens
         begin = len(self.text(self.ids[:least])) if least else 0
-        places = [place for stop in self.draft.prompt.stop if (place := text.find(stop, begin)) >= 0]
+        places = [place for stop in self._stops if (place := text.find(stop, begin)) >= 0]
         return text[: min(places)] if places else None
 
     def _completion(self, text: str, reason: FinishReason) -> Completion:

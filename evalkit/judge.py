@@ -59,14 +59,22 @@ def judge(
 
     `samples` is read for completions only: the judge of log-probabilities needs nothing but the outcome.
     """
-    judged = list(outcomes)
-    generated = [i for i, o in enumerate(outcomes) if o.completions is not None]
+    judged = list(map(_storable, outcomes))
+    generated = [i for i, o in enumerate(judged) if o.completions is not None]
     if generated and resolved.protocol.judge is not None:
-        answered = [(_sample(outcomes[i], samples), outcomes[i].completions or ()) for i in generated]
+        answered = [(_sample(judged[i], samples), judged[i].completions or ()) for i in generated]
         judgements = resolved.protocol.judge(answered, settings)
         for i, judgement in zip(generated, judgements, strict=True):
-            judged[i] = _with(outcomes[i], judgement, resolved.protocol.headline)
+            judged[i] = _with(judged[i], judgement, resolved.protocol.headline)
     return [_judged_choice(resolved, o) if o.choice_logprobs is not None else o for o in judged]
+
+
+def _storable(outcome: Outcome) -> Outcome:
+    """With completions as they are stored, so that a `rescore` judges the very texts that a run did."""
+    if all(map(str.isascii, outcome.completions or ())):
+        return outcome
+    texts = tuple(c.encode("utf-8", "replace").decode("utf-8") for c in outcome.completions or ())
+    return replace(outcome, completions=texts)
 
 
 def _sample(outcome: Outcome, samples: Samples) -> Sample:

@@ -72,7 +72,7 @@ def sum_of_two(response: ScoreResponse) -> tuple[tuple[float, ...], tuple[int, .
     return tuple(a.logprob + b.logprob for a, b in pairs), tuple(a.n_tokens + b.n_tokens for a, b in pairs)
 
 
-OC_MAX_NEW_TOKENS = 50
+OC_MAX_NEW_TOKENS = 100
 COT_MAX_NEW_TOKENS = 512
 
 

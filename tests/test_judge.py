@@ -6,8 +6,8 @@ import pytest
 from toy import judged, resolved_toy
 
 from evalkit import judge
-from evalkit.task import Grouping, Overlong, Protocol, by_mean_logprob
-from evalkit.types import ContinuationScore, Failure, Sample, ScoreResponse
+from evalkit.task import Grouping, Judgement, Overlong, Protocol, by_mean_logprob, each
+from evalkit.types import Completion, ContinuationScore, Failure, GenerateResponse, Sample, ScoreResponse
 
 SAMPLE = Sample(id="17", subset="anatomy", fields={}, target="B")
 
@@ -106,3 +106,103 @@ def test_a_failed_sample_stays_failed(resolved):
     assert (outcome.prediction, outcome.correct, outcome.choice_logprobs) == (None, None, None)
     assert (outcome.error, outcome.target) == ("prompt too long", "B")
     assert judge.judge(resolved, [outcome], {}) == [outcome]
+
+
+# -- completions ----------------------------------------------------------------------------------------
+
+
+def completions(*texts, reasons=("stop",)):
+    found = zip(texts, reasons * len(texts), strict=False)
+    return GenerateResponse(tuple(Completion(text, reason, len(text)) for text, reason in found))
+
+
+def judged_by(resolved, judging, headline="exact"):
+    return replace(resolved, protocol=replace(resolved.protocol, judge=judging, headline=headline))
+
+
+def exact(sample, text):
+    return Judgement(text.strip() or None, {"exact": float(text == sample.target), "length": len(text) / 100})
+
+
+def test_a_completion_is_judged(resolved):
+    resolved = judged_by(resolved, each(exact))
+    outcome = judged(resolved, SAMPLE, completions("B", reasons=("length",)), truncated=True)
+    assert (outcome.prediction, outcome.correct, outcome.target) == ("B", 1.0, "B")
+    assert outcome.metrics == {"exact": 1.0, "length": 0.01}
+    assert (outcome.completions, outcome.finish_reason) == (("B",), "length")
+    assert (outcome.choice_logprobs, outcome.error, outcome.truncated) == (None, None, True)
+
+
+def test_an_empty_completion_is_unparsed_and_wrong_but_no_error(resolved):
+    outcome = judged(judged_by(resolved, each(exact)), SAMPLE, completions(""))
+    assert (outcome.prediction, outcome.correct, outcome.error) == (None, 0.0, None)
+    assert outcome.completions == ("",)
+
+
+def test_the_headline_is_what_the_protocol_says(resolved):
+    outcome = judged(judged_by(resolved, each(exact), "length"), SAMPLE, completions("B"))
+    assert outcome.correct == 0.01
+    none = judged(judged_by(resolved, each(exact), "other"), SAMPLE, completions("B"))
+    assert none.correct is None
+
+
+def test_all_completions_reach_the_judge_at_once(resolved):
+    seen = []
+
+    def by_share(answered, settings):
+        seen.append([texts for _, texts in answered])
+        return [Judgement(t[0], {"exact": t.count(s.target) / len(t)}) for s, t in answered]
+
+    resolved = judged_by(resolved, by_share)
+    other = replace(SAMPLE, id="18", target="A")
+    samples = {(s.subset, s.id): s for s in (SAMPLE, other)}
+    first = judged(resolved, SAMPLE, completions("A", "B"))
+    failed = judged(resolved, SAMPLE, Failure("out of memory"))
+    last = judged(resolved, other, completions("A", "A"))
+    seen.clear()
+    again = judge.judge(resolved, [last, failed, first], samples)
+    assert seen == [[("A", "A"), ("A", "B")]]
+    assert [o.correct for o in again] == [1.0, None, 0.5]
+    assert again == [last, failed, first]
+
+
+def test_completions_are_judged_again_by_a_changed_judge(resolved):
+    samples = {(SAMPLE.subset, SAMPLE.id): SAMPLE}
+    outcome = judged(judged_by(resolved, each(exact)), SAMPLE, completions(" B"))
+    assert outcome.correct == 0.0
+    lenient = judged_by(resolved, each(lambda s, t: Judgement("b", {"exact": float(t.strip() == s.target)})))
+    (again,) = judge.judge(lenient, [outcome], samples)
+    assert (again.prediction, again.correct, again.metrics) == ("b", 1.0, {"exact": 1.0})
+    assert again.completions == outcome.completions
+    (cleared,) = judge.judge(lenient, [replace(outcome, error="stale")], samples)
+    assert cleared.error is None
+
+
+def test_failures_stay_and_need_no_sample(resolved):
+    resolved = judged_by(resolved, lambda answered, settings: pytest.fail("there is nothing to judge"))
+    outcome = judged(resolved, SAMPLE, Failure("out of memory"))
+    assert (outcome.error, outcome.completions, outcome.correct) == ("out of memory", None, None)
+    assert judge.judge(resolved, [outcome], {}) == [outcome]
+
+
+def test_a_sample_without_a_target_has_a_prediction_only(resolved):
+    resolved = judged_by(resolved, each(lambda s, t: Judgement(t, {})))
+    outcome = judged(resolved, replace(SAMPLE, target=None), completions("B"))
+    assert (outcome.prediction, outcome.correct, outcome.metrics) == ("B", None, {})
+
+
+def test_a_text_is_judged_as_it_is_stored(resolved):
+    """UTF-8 cannot hold half a surrogate pair, and a rescored run must not differ from the run."""
+    outcome = judged(judged_by(resolved, each(exact)), SAMPLE, completions("a\ud83d题🙂"))
+    assert outcome.completions == ("a?题🙂",)
+    assert outcome.prediction == "a?题🙂"
+
+
+def test_the_stratum_and_the_length_of_options_are_put_down(resolved):
+    protocol = replace(
+        resolved.protocol, stratum=lambda s: f"of {s.subset}", option_texts=lambda s: ("a", "bb", "ccc")
+    )
+    outcome = judged(replace(resolved, protocol=protocol), SAMPLE, response(-4, -5, -5.5))
+    assert (outcome.stratum, outcome.choice_chars) == ("of anatomy", (1, 2, 3))
+    assert outcome.metrics == {"acc": 0.0, "acc_norm": 0.0}
+    assert outcome.prediction == "A"

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from evalkit.errors import DataError, UsageError
 from evalkit.store import RunStore, default_output, digest
-from evalkit.types import ContinuationScore, Outcome, ScoreResponse
+from evalkit.types import Completion, ContinuationScore, GenerateResponse, Outcome, ScoreResponse
 
 MANIFEST = {"schema_version": 1}
 
@@ -95,6 +95,102 @@ class TestJournal:
         store = written(tmp_path)
         store.close()
         store.close()
+
+
+TEXTS = ["", "plain", "题🙂\u2028\n\r\x00", "half \ud83d of a pair", "\udc80", '"\\', "a" * 100_000]
+
+
+class TestCompletionsInTheJournal:
+    def given_back(self, root: Path, *answers: GenerateResponse) -> list[object]:
+        store = RunStore(root)
+        store.begin(MANIFEST)
+        for index, answer in enumerate(answers):
+            store.append("t", index, answer)
+        store.close()
+        return [RunStore(root).responses()["t"][i] for i in range(len(answers))]
+
+    def test_come_back_as_they_were(self, tmp_path: Path) -> None:
+        answers = [GenerateResponse((Completion(text, "stop", 3),)) for text in TEXTS]
+        answers.append(GenerateResponse(tuple(Completion(text, "length", i) for i, text in enumerate(TEXTS))))
+        answers.append(GenerateResponse((Completion("x", "eos", 0),)))
+        assert self.given_back(tmp_path, *answers) == answers
+
+    def test_take_one_ascii_line_each(self, tmp_path: Path) -> None:
+        self.given_back(tmp_path, *(GenerateResponse((Completion(text, "stop", 3),)) for text in TEXTS))
+        content = journal(tmp_path).read_bytes()
+        assert content.count(b"\n") == len(content.splitlines()) == len(TEXTS)
+        assert content.isascii()
+
+    def test_drop_a_last_line_that_was_cut(self, tmp_path: Path) -> None:
+        answers = [GenerateResponse((Completion(text, "stop", 3),)) for text in ("ab", "c\ud83dd")]
+        self.given_back(tmp_path, *answers)
+        content = journal(tmp_path).read_bytes()
+        for cut in range(content.index(b"\n") + 1, len(content)):
+            journal(tmp_path).write_bytes(content[:cut])
+            assert RunStore(tmp_path).responses() == {"t": {0: answers[0]}}
+
+    def test_of_an_unknown_kind_are_damaged(self, tmp_path: Path) -> None:
+        self.given_back(tmp_path, GenerateResponse((Completion("a", "stop", 1),)))
+        for damaged in (
+            b'["t", 0, "sounds", []]',
+            b'["t", 0, "completions", [["a"]]]',
+            b'["t", 0, "scores"]',
+        ):
+            journal(tmp_path).write_bytes(damaged + b"\n")
+            with pytest.raises(DataError, match=r"responses\.jsonl:1: damaged line"):
+                RunStore(tmp_path).responses()
+
+
+GENERATED = [
+    Outcome(
+        "t",
+        "s",
+        str(i),
+        "ab",
+        text or None,
+        "x",
+        0.5,
+        None,
+        None,
+        completions=(text, *more),
+        finish_reason="length",
+        metrics={"pass@1": 0.5, "timeout": 0.0},
+        stratum=stratum,
+    )
+    for i, (text, more, stratum) in enumerate(
+        [("", (), None), ("题🙂\n\x00", (), "0-4k"), ("a", ("", "b"), "8k+"), ("a", ("a",) * 199, None)]
+    )
+]
+
+
+class TestCompletionsInSamples:
+    def test_read_back_equal_what_was_written(self, tmp_path: Path) -> None:
+        RunStore(tmp_path).write_samples(GENERATED)
+        assert RunStore(tmp_path).read_samples() == GENERATED
+
+    def test_stand_beside_scored_and_failed_samples(self, tmp_path: Path) -> None:
+        RunStore(tmp_path).write_samples([*OUTCOMES, *GENERATED])
+        assert RunStore(tmp_path).read_samples() == [*OUTCOMES, *GENERATED]
+
+    def test_have_a_column_for_several_only_where_there_are_several(self, tmp_path: Path) -> None:
+        RunStore(tmp_path).write_samples(GENERATED[:1])
+        names = pq.read_schema(tmp_path / "samples.parquet").names
+        assert ("completion" in names, "completions" in names, "stratum" in names) == (True, False, False)
+        RunStore(tmp_path).write_samples(GENERATED)
+        table = pq.read_table(tmp_path / "samples.parquet")
+        assert table["completion"].to_pylist() == ["", "题🙂\n\x00", "a", "a"]
+        assert [None if c is None else len(c) for c in table["completions"].to_pylist()] == [
+            None,
+            None,
+            3,
+            200,
+        ]
+
+    def test_hold_a_question_mark_for_half_a_surrogate_pair(self, tmp_path: Path) -> None:
+        broken = dataclasses.replace(GENERATED[0], completions=("a\ud83d", "\udc80b"), prediction="\ud83d")
+        RunStore(tmp_path).write_samples([broken])
+        (read,) = RunStore(tmp_path).read_samples()
+        assert (read.completions, read.prediction) == (("a?", "?b"), "?")
 
 
 OUTCOMES = [

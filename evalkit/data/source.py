@@ -70,7 +70,10 @@ class DataSource:
         """Return the few-shot examples of each of `samples`, which must be the whole subset."""
         task, protocol, k = resolved.task, resolved.protocol, resolved.shots
         split = protocol.shots_split or task.shots_split
-        pool = self.load(task, split, subset) if k else []
+        try:
+            pool = self.load(task, split, subset) if k else []
+        except DataError as error:
+            raise DataError(f"{error} (for the few-shot examples; --shots 0 needs none)") from error
         if len(pool) < k:
             raise DataError(
                 f"{task.name}: {self.file(task, split, subset)} has {len(pool)} examples, "

@@ -106,18 +106,19 @@ def rouge_l(prediction: str, gold: str) -> float:
 
     Source: `rouge_l_summary_level` of rouge 1.0.1 (pltrdy/rouge@c1b90a7).
     """
-    hypothesis, reference = _sentences(prediction), _sentences(gold)
+    hypothesis, reference = list(_sentences(prediction)), _sentences(gold)
     if not hypothesis or not reference:
         return 0.0
-    holding: dict[str, set[tuple[str, ...]]] = {}
-    for sentence in hypothesis:
-        for word in sentence:
-            holding.setdefault(word, set()).add(sentence)
+    holding: dict[str, set[int]] = {}
+    for number, words_of_it in enumerate(hypothesis):
+        for word in words_of_it:
+            holding.setdefault(word, set()).add(number)
     union: set[str] = set()
     for wanted in reference:
         words = set(wanted)
         # Only sentences that may add a word; the order makes no difference to the union.
-        for sentence in set().union(*(holding.get(word, ()) for word in words - union)):
+        for number in set().union(*(holding.get(word, ()) for word in words - union)):
+            sentence = hypothesis[number]
             if not union.issuperset(words.intersection(sentence)):
                 union |= _common_subsequence(wanted, sentence)
     precision = len(union) / len(holding)
@@ -137,9 +138,7 @@ def _common_subsequence(reference: Sequence[str], hypothesis: Sequence[str]) -> 
     the length grows from hypothesis[:j] to hypothesis[:j+1] within reference[:i+1].
     """
     full = (1 << len(hypothesis)) - 1
-    places: dict[str, int] = {}
-    for j, word in enumerate(hypothesis):
-        places[word] = places.get(word, 0) | 1 << j
+    places = _places(hypothesis, frozenset(reference))
     rows = [full]
     for word in reference:
         row, match = rows[-1], places.get(word, 0)
@@ -147,15 +146,33 @@ def _common_subsequence(reference: Sequence[str], hypothesis: Sequence[str]) -> 
     # Back from the end; of two ways without loss the source drops the word of the hypothesis.
     found = set()
     i, j = len(reference), len(hypothesis)
+    row_bits = _bits(rows[i], j)
     while i and j:
         if reference[i - 1] == hypothesis[j - 1]:
             found.add(reference[i - 1])
             i, j = i - 1, j - 1
-        elif rows[i] >> (j - 1) & 1:
+            row_bits = _bits(rows[i], j)
+        elif row_bits[j - 1 >> 3] >> (j - 1 & 7) & 1:
             j -= 1
         else:
             i -= 1
+            row_bits = _bits(rows[i], j)
     return found
+
+
+def _places(words: Sequence[str], wanted: frozenset[str]) -> dict[str, int]:
+    """Word to an integer whose bit j says whether it is word number j; made in linear time."""
+    masks: dict[str, bytearray] = {}
+    for j, word in enumerate(words):
+        if word in wanted:
+            mask = masks.setdefault(word, bytearray(len(words) // 8 + 1))
+            mask[j >> 3] |= 1 << (j & 7)
+    return {word: int.from_bytes(mask, "little") for word, mask in masks.items()}
+
+
+def _bits(row: int, n: int) -> bytes:
+    """The lowest n bits of a row, eight to a byte, to be looked up one by one."""
+    return (row & ((1 << n) - 1)).to_bytes(n // 8 + 1, "little")
 
 
 def rouge_zh(prediction: str, gold: str) -> float:

@@ -8,8 +8,8 @@ from pathlib import Path
 from evalkit.data.source import DataSource, open_source
 from evalkit.prompts import render
 from evalkit.spec import resolve
-from evalkit.task import PromptInput, Task
-from evalkit.types import Request, Sample, ScoreRequest, SpanRequest
+from evalkit.task import JudgeSettings, PromptInput, Task
+from evalkit.types import GenerateRequest, Request, Sample, ScoreRequest, SpanRequest
 
 
 def request(spec: str, subset: str, data: Path) -> Request:
@@ -44,6 +44,39 @@ def synthetic(spec: str, subset: str, n_shots: int) -> Request:
 def texts(rendered: Request) -> tuple[str, ...]:
     assert isinstance(rendered, SpanRequest)
     return rendered.texts
+
+
+def turns(spec: str, subset: str, n_shots: int) -> list[tuple[str, str]]:
+    """Role and content of every turn of a made-up question after made-up examples."""
+    rendered = synthetic(spec, subset, n_shots)
+    assert isinstance(rendered, GenerateRequest)
+    assert not isinstance(rendered.prompt, str)
+    assert (rendered.stop, rendered.sampling, rendered.prefill) == ((), None, "")
+    return [(message.role, message.content) for message in rendered.prompt]
+
+
+def reply(
+    task: Task, protocol: str, text: str, target: str | None = "B"
+) -> tuple[str | None, dict[str, float]]:
+    """Prediction and metrics of one made-up completion."""
+    judge = task.protocols[protocol].judge
+    assert judge is not None
+    sample = Sample("0", next(iter(task.subsets)), {}, target)
+    (judgement,) = judge([(sample, (text,))], JudgeSettings())
+    return judgement.prediction, dict(judgement.metrics)
+
+
+FIRST_CAPITALS = [
+    ("B", "B"),
+    (" b) no, B", "B"),
+    ("The answer is B", "T"),
+    ("答案是: B", "B"),
+    ("选项É", "É"),
+    ("", None),
+    ("the answer", None),
+    ("1" * 1_000_000, None),
+]
+"""What OpenCompass takes of a reply: the first upper-case letter anywhere."""
 
 
 def check_groups(task: Task) -> None:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from _exam import fingerprint, request
 
 from evalkit.data.source import open_source
+from evalkit.judge import judge as rejudge
 from evalkit.prompts import prompt_text, render
 from evalkit.spec import ResolvedTask, resolve
-from evalkit.task import Judgement, JudgeSettings
+from evalkit.task import Judgement
 from evalkit.types import GenerateRequest, Outcome, Request, Sample
 
 HOSTILE = {
@@ -40,10 +42,10 @@ def resolved(spec: str) -> ResolvedTask:
 
 def judge(spec: str, sample: Sample, *completions: str) -> Judgement:
     """What a protocol makes of completions of one sample."""
-    judged = resolved(spec).protocol.judge
-    assert judged is not None
-    (judgement,) = judged([(sample, completions)], JudgeSettings())
-    return judgement
+    one = resolved(spec)
+    answered = replace(outcome(one, sample.subset, **{one.protocol.headline: 0.0}), completions=completions)
+    (judged,) = rejudge(one, [answered], {(sample.subset, answered.sample_id): sample})
+    return Judgement(judged.prediction, judged.metrics)
 
 
 def asked(spec: str, sample: Sample, shots: Sequence[Sample] = ()) -> Request:

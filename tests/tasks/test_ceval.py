@@ -3,12 +3,24 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from _exam import check_groups, context, fingerprint, group_sizes, synthetic, texts
+from _exam import (
+    FIRST_CAPITALS,
+    check_groups,
+    context,
+    fingerprint,
+    group_sizes,
+    reply,
+    synthetic,
+    texts,
+    turns,
+)
 
 from evalkit.data.source import open_source, verify
 from evalkit.errors import DataError
 from evalkit.registry import get_task
-from evalkit.types import ContinuationScore, NextToken, ScoreRequest, ScoreResponse
+from evalkit.spec import resolve
+from evalkit.task import PromptInput
+from evalkit.types import ContinuationScore, GenerateRequest, NextToken, Sample, ScoreRequest, ScoreResponse
 
 TASK = get_task("ceval")
 QUESTION = " 1+1=? \nA. 1\nB. 2\nC. 3\nD. 4\n"
@@ -82,6 +94,56 @@ def test_hendrycks_style_is_the_mmlu_prompt() -> None:
         f"{QUESTION}Answer: B\n\n{QUESTION}Answer:",
         (" A", " B", " C", " D"),
     )
+
+
+def test_oc_gen_repeats_the_header_in_every_turn() -> None:
+    ask = f"{HEADER}\n{QUESTION}答案: "
+    assert turns("ceval@oc-gen", "logic", 1) == [("user", ask), ("assistant", "B"), ("user", ask)]
+
+
+@pytest.mark.parametrize(("text", "letter"), FIRST_CAPITALS)
+def test_oc_gen_takes_the_first_capital(text: str, letter: str | None) -> None:
+    assert reply(TASK, "oc-gen", text) == (letter, {"acc": float(letter == "B")})
+
+
+def test_oc_gen_of_a_withheld_answer_has_no_score() -> None:
+    assert reply(TASK, "oc-gen", "C", None) == ("C", {})
+
+
+def test_official_cot_begins_the_reasoning() -> None:
+    (resolved,) = resolve("ceval@official-cot")
+    fields = {"question": "问", "A": "1", "B": "2", "C": "3", "D": "4"}
+    shot = Sample("0", "logic", fields | {"explanation": "1. 因为\n2. 所以"}, "B")
+    rendered = resolved.protocol.render(
+        PromptInput("logic", "逻辑学", (shot,), Sample("1", "logic", fields, "C"))
+    )
+    assert isinstance(rendered, GenerateRequest)
+    ask = "问\nA. 1\nB. 2\nC. 3\nD. 4\n答案：让我们一步一步思考，\n"
+    assert rendered.prompt == (f"{HEADER}\n\n{ask}1. 因为\n2. 所以\n所以答案是B。\n\n{ask}1. ")
+    assert rendered.sampling is None
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        ("所以答案是B。", "B"),
+        ("答案是A。不对，答案是 B。", "B"),
+        ("答案是b.。", "B"),
+        ("答案为B。", "B"),
+        ("答案为C。答案是B。", "B"),
+        ("所以选项B是正确的。", "B"),
+        ("答案是A或B。", None),
+        ("答案是B，因为如此。", None),
+        ("答案是B", None),
+        ("答案是\nB。", None),
+        ("B", None),
+        ("", None),
+        ("答案是" * 300_000, None),
+        ("答案是B。" * 200_000, "B"),
+    ],
+)
+def test_official_cot_reads_the_last_stated_answer(text: str, letter: str | None) -> None:
+    assert reply(TASK, "official-cot", text) == (letter, {"acc": float(letter == "B")})
 
 
 def test_groups_name_subjects() -> None:

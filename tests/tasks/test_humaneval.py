@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -14,10 +14,14 @@ from evalkit.errors import DataError
 from evalkit.registry import get_task
 from evalkit.results import aggregate
 from evalkit.sandbox import Program, Verdict
+from evalkit.task import JudgeSettings
 from evalkit.types import Message, Outcome, Sample, Sampling
 
 TASK = get_task("humaneval")
-PROMPT = 'from typing import List\n\n\ndef helper(x):\n    return x\n\n\ndef add(a: int) -> List[int]:\n    """Add."""\n'
+PROMPT = (
+    "from typing import List\n\n\ndef helper(x):\n    return x\n\n\n"
+    'def add(a: int) -> List[int]:\n    """Add."""\n'
+)
 RECORD = {
     "task_id": "HumanEval/0",
     "prompt": PROMPT,
@@ -29,7 +33,7 @@ SAMPLE = Sample("HumanEval/0", "humaneval", {k: v for k, v in RECORD.items() if 
 
 
 @pytest.fixture
-def ran(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Stands in for the sandbox: programs pass if they hold GOOD, and time out if they hold SLOW."""
     programs: list[str] = []
 
@@ -44,7 +48,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         ]
 
     monkeypatch.setattr(sandbox, "run_programs", run)
-    yield programs
+    return programs
 
 
 # -- prompts ------------------------------------------------------------------------------------------
@@ -211,8 +215,6 @@ def test_problems_do_not_get_each_others_verdicts(ran: list[str]) -> None:
     protocol = resolved("humaneval").protocol
     assert protocol.judge is not None
     answered = [(SAMPLE, ("x", "GOOD")), (SAMPLE, ("x",)), (SAMPLE, ("GOOD",))]
-    from evalkit.task import JudgeSettings
-
     found = [j.metrics["pass@1"] for j in protocol.judge(answered, JudgeSettings())]
     assert found == [0.5, 0.0, 1.0]
 

@@ -64,7 +64,8 @@ TITLED = frame("題\n文")
         ("jpstable-1.2-0.3", f"{ALPACA}{TITLED}答\n\n{TITLED}", "\n"),
         (
             "jpstable-1.1-0.4",
-            f"ユーザー: {ASK}<NL>システム: 分かりました。<NL>ユーザー: 文脈：文<NL>質問：問<NL>システム: 答<NL>"
+            f"ユーザー: {ASK}<NL>システム: 分かりました。<NL>"
+            "ユーザー: 文脈：文<NL>質問：問<NL>システム: 答<NL>"
             "ユーザー: 文脈：文<NL>質問：問<NL>システム: ",
             "<NL>",
         ),
@@ -240,6 +241,8 @@ def test_the_leaderboard_compares_with_the_first_answer_verbatim() -> None:
 @pytest.mark.parametrize("protocol", ["jpstable-1.1-0.3", "ja-leaderboard"])
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_completions_are_judged(protocol: str, name: str) -> None:
-    metrics = reply(HOSTILE[name], "答", protocol=protocol)
+    # MeCab takes 14 s for a million characters.
+    text = HOSTILE[name] if protocol == "ja-leaderboard" else HOSTILE[name][:50_000]
+    metrics = reply(text, "答", protocol=protocol)
     assert metrics["exact_match"] == 0.0
     assert all(0 <= value <= 1 for value in metrics.values())

@@ -204,10 +204,11 @@ def test_defects_name_file_and_line(subset: str, tmp_path: Path) -> None:
     wrong = [*cells]
     wrong[label] = "maybe"
     second = row.replace("1\t", "2\t", 1) if header.startswith("ID") else row
+    cut, commas, mislabelled = second.rsplit("\t", 1)[0], header.replace("\t", ","), "\t".join(wrong)
     for content, line, problem in [
-        (f"{header}\n{row}\n{second.rsplit('\t', 1)[0]}\n", 3, "columns instead of"),
-        (f"{header}\n{chr(9).join(wrong)}\n", 2, "answer 'maybe' is not one of"),
-        (f"{header.replace('\t', ',')}\n{row}\n", 1, "expected the columns"),
+        (f"{header}\n{row}\n{cut}\n", 3, "columns instead of"),
+        (f"{header}\n{mislabelled}\n", 2, "answer 'maybe' is not one of"),
+        (f"{commas}\n{row}\n", 1, "expected the columns"),
         ("", 1, "expected the columns"),
     ]:
         with pytest.raises(DataError) as raised:

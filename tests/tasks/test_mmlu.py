@@ -3,7 +3,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from _exam import check_groups, context, fingerprint, group_sizes, synthetic, texts
+from _exam import (
+    FIRST_CAPITALS,
+    check_groups,
+    context,
+    fingerprint,
+    group_sizes,
+    reply,
+    synthetic,
+    texts,
+    turns,
+)
 
 from evalkit.data.source import open_source, verify
 from evalkit.registry import get_task
@@ -59,6 +69,20 @@ def test_oc_ppl_compares_whole_texts() -> None:
     assert texts(synthetic("mmlu@oc-ppl", "virology", 1)) == tuple(
         f"{header}{question}B\n{question}{letter}" for letter in "ABCD"
     )
+
+
+def test_oc_gen_repeats_hint_and_cue_in_every_turn() -> None:
+    ask = (
+        "There is a single choice question about abstract algebra. Answer the question by replying "
+        "A, B, C or D.\nQuestion:  1+1=? \nA. 1\nB. 2\nC. 3\nD. 4\nAnswer: "
+    )
+    expected = [("user", ask), ("assistant", "B\n")] * 2 + [("user", ask)]
+    assert turns("mmlu@oc-gen", "abstract_algebra", 2) == expected
+
+
+@pytest.mark.parametrize(("text", "letter"), FIRST_CAPITALS)
+def test_oc_gen_takes_the_first_capital(text: str, letter: str | None) -> None:
+    assert reply(TASK, "oc-gen", text) == (letter, {"acc": float(letter == "B")})
 
 
 def test_groups_name_subjects() -> None:

@@ -164,10 +164,9 @@ class SlotGenerator:
 
     def advance(self, sequences: Sequence[_Slot], logits: Tensor) -> list[Completion | None]:
         """Choose the next token of every sequence."""
-        blocked = torch.tensor(sorted(self._end_ids), device=logits.device)
         for row, one in enumerate(sequences):
-            if not one.growing.may_end:
-                logits[row, blocked] = -torch.inf
+            if forbidden := one.growing.forbidden:
+                logits[row, torch.tensor(sorted(forbidden), device=logits.device)] = -torch.inf
         greedy = logits.argmax(dim=1).tolist()
         tokens = [
             best if one.sampler is None else one.sampler.draw(logits[row])
@@ -292,7 +291,8 @@ class PlainGenerator:
         return draft, Failure(f"out of memory on one sequence of up to {draft.longest} tokens")
 
     def _complete(self, draft: Draft) -> Completion:
-        prompt, watcher = draft.prompt, _Watcher(Growing(draft, self._end_ids, self._tokenizer))
+        prompt, growing = draft.prompt, Growing(draft, self._end_ids, self._tokenizer)
+        watcher = _Watcher(growing)
         ids = torch.from_numpy(prompt.ids.astype(np.int64)).to(self._model.device).unsqueeze(0)
         with torch.random.fork_rng():
             torch.manual_seed((prompt.seed + draft.k) & (2**63 - 1))
@@ -301,7 +301,7 @@ class PlainGenerator:
                 attention_mask=torch.ones_like(ids),
                 max_new_tokens=prompt.max_new_tokens,
                 min_new_tokens=prompt.min_new_tokens or None,
-                eos_token_id=sorted(self._end_ids),
+                eos_token_id=sorted(growing.closing_ids),
                 pad_token_id=min(self._end_ids, default=0),
                 stopping_criteria=[watcher],
                 return_dict_in_generate=True,
