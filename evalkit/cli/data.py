@@ -26,9 +26,9 @@ def status(data: str = DATA) -> None:
     typer.echo(f"data directory: {opened.root} ({opened.kind})")
     for found in sources.status(map(registry.get_task, registry.task_names()), opened):
         files = ", ".join(f"{split} {n}/{found.expected_files}" for split, n in found.files.items())
-        typer.echo(f"{found.task:10} {found.state:9} {files}")
-        if found.state == "missing" and found.fetchable:
-            typer.echo(f"{'':10} fetch it with: evalkit data fetch {found.task}")
+        typer.echo(f"{found.task:16} {found.state:9} {files}")
+        if found.state == "missing":
+            typer.echo(f"{'':16} {found.remedy}")
 
 
 @app.command("fetch")

@@ -13,9 +13,9 @@ from evalkit._version import __version__
 
 
 def doctor() -> None:
-    """Check this machine: engines, devices, demo models and data."""
+    """Check this machine: engines, devices, demo models, sandbox and data."""
     for name, answer in _findings():
-        typer.echo(f"{name:14} {answer}")
+        typer.echo(f"{name:18} {answer}")
 
 
 def _findings() -> Iterator[tuple[str, str]]:
@@ -25,6 +25,7 @@ def _findings() -> Iterator[tuple[str, str]]:
     yield "machine", f"{os.cpu_count()} CPUs, {psutil.virtual_memory().total / 1e9:.0f} GB memory"
     yield from _engine()
     yield "demo models", _demo_models()
+    yield "sandbox", _sandbox()
     yield from _data()
 
 
@@ -47,6 +48,17 @@ def _demo_models() -> str:
     return "weights installed"
 
 
+def _sandbox() -> str:
+    from evalkit.errors import EvalkitError
+    from evalkit.sandbox import require
+
+    try:
+        require()
+    except EvalkitError as error:
+        return str(error)
+    return "works: generated programs are shut in"
+
+
 def _data() -> Iterator[tuple[str, str]]:
     from evalkit import registry
     from evalkit.data import source as sources
@@ -59,5 +71,5 @@ def _data() -> Iterator[tuple[str, str]]:
         return
     yield "data", str(opened.root)
     for found in sources.status(map(registry.get_task, registry.task_names()), opened):
-        hint = f"; fetch it with: evalkit data fetch {found.task}" if found.state == "missing" else ""
+        hint = f"; {found.remedy}" if found.state == "missing" else ""
         yield f"  {found.task}", found.state + hint

@@ -30,10 +30,10 @@ def list_tasks() -> None:
     for name in registry.task_names():
         task = registry.get_task(name)
         protocols = ", ".join(f"{p}*" if p == task.default_protocol else p for p in task.protocols)
-        typer.echo(f"{name:10} {task.description}\n{'':10} protocols: {protocols}")
+        typer.echo(f"{name:16} {task.description}\n{'':16} protocols: {protocols}")
     typer.echo("\nsuites:")
     for suite in registry.suites().values():
-        typer.echo(f"{suite.name:10} {suite.description} ({', '.join(suite.tasks)})")
+        typer.echo(f"{suite.name:16} {suite.description} ({', '.join(suite.tasks)})")
     typer.echo("\n* default. `evalkit tasks show TASK` says more.")
 
 
@@ -59,7 +59,8 @@ def show(spec: str = typer.Argument(..., help="A task spec, for example cmmlu or
                 f"{protocol.average}; overlong prompts: {protocol.overlong.policy}\n{'':21}"
                 f"source: {protocol.source}"
             )
-        typer.echo("  categories")
+        if resolved.protocol.groups.members:
+            typer.echo("  categories")
         for group, members in resolved.protocol.groups.members.items():
             typer.echo(f"    {group} ({len(members)}): {', '.join(members)}")
 

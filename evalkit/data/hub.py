@@ -37,7 +37,10 @@ def fetch(
     the release evalkit knows; `force` replaces a complete folder too. Raises DataError.
     """
     if task.hub is None:
-        raise DataError(f"{task.name}: no official archive to fetch; put its data into a folder for --data")
+        raise DataError(
+            f"{task.name}: evalkit knows no archive to fetch; get the official files ({task.homepage}) and name "
+            f"the folder that holds {task.folder} with --data or EVALKIT_DATA"
+        )
     root = root or data_dir()
     target = root / task.folder
     if not force and all((root / path).is_file() for path in _files(task)):

@@ -154,8 +154,8 @@ class TaskStatus:
     """Split to the number of its files that exist."""
     expected_files: int
     """Files of a complete split."""
-    fetchable: bool
-    """Whether `evalkit data fetch` can get it."""
+    remedy: str
+    """How to get the files."""
 
     @property
     def state(self) -> Literal["complete", "partial", "missing"]:
@@ -175,7 +175,8 @@ def _status(task: Task, folder: Path) -> TaskStatus:
         split: sum((folder / task.path(split, subset)).is_file() for subset in task.subsets)
         for split in task.splits
     }
-    return TaskStatus(task.name, folder, files, len(task.subsets), task.hub is not None)
+    remedy = f"fetch it with: evalkit data fetch {task.name}" if task.hub else f"get it from {task.homepage}"
+    return TaskStatus(task.name, folder, files, len(task.subsets), remedy)
 
 
 def verify(task: Task, source: DataSource) -> list[SplitCheck]:

@@ -199,7 +199,7 @@ class TestData:
         ran = cli("data", "status", "--data", tmp_path)
         assert ran.code == 0
         assert f"data directory: {tmp_path} (path)" in ran.out
-        assert "cmmlu      partial   dev 1/67, test 1/67" in ran.out
+        assert "cmmlu            partial   dev 1/67, test 1/67" in ran.out
         assert "fetch it with: evalkit data fetch mmlu" in ran.out
 
     def test_verify_refuses_what_is_not_the_release(self) -> None:
@@ -214,5 +214,5 @@ class TestDoctor:
         monkeypatch.setenv("EVALKIT_DATA", str(write_cmmlu(tmp_path, {"agronomy": 1})))
         ran = cli("doctor")
         assert ran.code == 0
-        for line in ("evalkit ", "machine ", "backend hf ", "demo models ", f"data           {tmp_path}"):
+        for line in ("evalkit ", "machine ", "backend hf ", "demo models ", f"data               {tmp_path}"):
             assert line in ran.out

@@ -249,5 +249,5 @@ def test_other_content_than_the_official_release_is_refused(hub: Hub, tmp_path: 
 
 
 def test_a_task_without_archive_says_so(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no official archive to fetch"):
+    with pytest.raises(DataError, match="knows no archive to fetch"):
         fetch(replace(get_task("mmlu"), hub=None), tmp_path)

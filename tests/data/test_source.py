@@ -107,7 +107,8 @@ def test_status_looks_without_reading(folder: Path) -> None:
     few = replace(CEVAL, subsets={"computer_network": "计算机网络"})
     mmlu, ceval, cmmlu = status([MMLU, few, CMMLU], open_source(str(folder)))
     assert (mmlu.state, ceval.state, cmmlu.state) == ("partial", "complete", "missing")
-    assert (mmlu.files["test"], mmlu.expected_files, mmlu.fetchable) == (3, 57, True)
+    assert (mmlu.files["test"], mmlu.expected_files) == (3, 57)
+    assert mmlu.remedy == "fetch it with: evalkit data fetch mmlu"
 
 
 def test_verify_tells_other_data_from_the_official_release() -> None:
