@@ -38,8 +38,8 @@ def fetch(
     """
     if task.hub is None:
         raise DataError(
-            f"{task.name}: evalkit knows no archive to fetch; get the official files ({task.homepage}) and name "
-            f"the folder that holds {task.folder} with --data or EVALKIT_DATA"
+            f"{task.name}: evalkit knows no archive to fetch; get the official files ({task.homepage}) and "
+            f"name the folder that holds {task.folder} with --data or EVALKIT_DATA"
         )
     root = root or data_dir()
     target = root / task.folder
