@@ -108,7 +108,9 @@ class Growing:
     def __post_init__(self) -> None:
         self._stops = tuple(filter(None, self.draft.prompt.stop))
         self._longest_stop = max(map(len, self._stops), default=0)
-        single = [int(ids[0]) for ids in self.tokenizer.encode(self._stops) if len(ids) == 1]
+        encoded = zip(self._stops, self.tokenizer.encode(self._stops), strict=True)
+        # Some tokenizers put a token of their own before a lone character.
+        single = [int(ids[-1]) for stop, ids in encoded if len(ids) == 1 or (len(stop) == 1 and len(ids))]
         self.closing_ids = self.end_ids.union(single)
 
     @property
@@ -129,6 +131,9 @@ class Growing:
             stopped = self._cut(self.text(self.ids))
             if stopped is not None:
                 return self._completion(stopped, "stop")
+        # A stop text that is a special token leaves no trace in the text.
+        if token in self.closing_ids and len(self.ids) > prompt.min_new_tokens:
+            return self._completion(self.text(self.ids[:-1]), "stop")
         if len(self.ids) >= prompt.max_new_tokens:
             return self._completion(self.text(self.ids), "length")
         return None

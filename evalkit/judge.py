@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -38,11 +39,18 @@ def recorded(resolved: ResolvedTask, prompt: Prompt, response: Response, *, keep
         return replace(
             outcome,
             completions=tuple(c.text for c in response.completions),
-            finish_reason=response.completions[0].finish_reason,
+            finish_reason=_reasons([c.finish_reason for c in response.completions]),
         )
     logprobs, n_tokens = protocol.combine(response)
     chars = tuple(map(len, protocol.option_texts(sample))) if protocol.option_texts else None
     return replace(outcome, choice_logprobs=logprobs, choice_tokens=n_tokens, choice_chars=chars)
+
+
+def _reasons(reasons: Sequence[str]) -> str:
+    """The reason of one completion; of several, how often each occurred."""
+    if len(reasons) == 1:
+        return reasons[0]
+    return ", ".join(f"{reason} {n}" for reason, n in sorted(Counter(reasons).items()))
 
 
 Samples = Mapping[tuple[str, str], Sample]

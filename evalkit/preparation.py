@@ -14,8 +14,8 @@ from evalkit.fewshot import Examples
 from evalkit.judge import Samples
 from evalkit.prompts import Encoder, Prompt, prepare, render
 from evalkit.spec import ResolvedTask, resolve_all
-from evalkit.task import JudgeSettings
-from evalkit.types import Outcome, Sample
+from evalkit.task import JudgeSettings, PromptInput
+from evalkit.types import Outcome, Request, Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +82,13 @@ def load_jobs(options: RunOptions, source: DataSource) -> list[Job]:
     for one in resolved:
         if one.protocol.ready is not None:
             one.protocol.ready(options.judging)
-    _check_variant(resolved, source)
+    check_variant(resolved, source)
     chosen = _chosen_subsets(resolved, source, options.subsets)
     return [_load_job(r, source, chosen[r.name], options) for r in resolved]
 
 
-def _check_variant(resolved: Sequence[ResolvedTask], source: DataSource) -> None:
+def check_variant(resolved: Sequence[ResolvedTask], source: DataSource) -> None:
+    """Refuse a data variant that none of the tasks knows."""
     known = {variant for r in resolved for variant in r.task.variants}
     if source.variant is not None and source.variant not in known:
         raise unknown_name("data variant of these tasks", source.variant, known)
@@ -140,11 +141,12 @@ def render_prompts(job: Job, backend: Backend, options: RunOptions) -> list[Prom
     """
     window = min(backend.info.max_length, options.max_length or backend.info.max_length)
     encoder = Encoder(backend.tokenizer, window, options.chat, options.seed)
-    rendered = [
+    rendered: list[tuple[PromptInput, Request]] = [
         pair
         for subset, samples in job.samples.items()
         for pair in render(job.resolved, samples, job.shots[subset])
     ]
+    job.data["chat_template"] = any(encoder.uses_template(request) for _, request in rendered)
     return prepare(job.resolved, rendered, encoder)
 
 

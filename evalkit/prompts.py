@@ -73,11 +73,12 @@ class Encoder:
             min_new_tokens=request.min_new_tokens,
         )
 
-    def uses_template(self, request: GenerateRequest) -> bool:
+    def uses_template(self, request: Request) -> bool:
         """Whether this prompt goes through the chat template."""
-        if self.chat is None:
-            return not isinstance(request.prompt, str) and self.tokenizer.has_chat_template
-        return self.chat
+        if self.chat is not None:
+            return self.chat
+        turns = isinstance(request, GenerateRequest) and not isinstance(request.prompt, str)
+        return turns and self.tokenizer.has_chat_template
 
     def _text(self, request: GenerateRequest) -> str:
         if self.uses_template(request):
@@ -166,7 +167,8 @@ class _Fitting:
         if overlong.bare is not None:
             bare = overlong.bare(p)
             shorter = self.encoder.encode_one(p, bare)
-            if shorter.n_inputs <= self.encoder.window:
+            new = shorter.max_new_tokens if isinstance(shorter, EncodedPrompt) else 0
+            if shorter.n_inputs <= self.encoder.window - new:
                 return Prompt(p.sample, bare, shorter, truncated=True)
         raise self._too_long(p, encoded)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from evalkit._version import __version__
@@ -102,8 +103,10 @@ def rescore(
             )
         by_task[outcome.task].append(outcome)
     settings = settings or JudgeSettings()
+    recorded = recorded_source(manifest["data"])
+    source = replace(source, variant=recorded.variant) if source else recorded
     for name, rows in by_task.items():
-        samples = _judging_samples(known[name], rows, source or recorded_source(manifest["data"]), settings)
+        samples = _judging_samples(known[name], rows, source, settings)
         by_task[name] = judge(known[name], rows, samples, settings)
     noise = manifest["equality_gate"]["noise"]
     tasks = {name: aggregate(known[name], rows, noise.get(name)) for name, rows in by_task.items()}
@@ -135,7 +138,7 @@ def _judging_samples(
         resolved.protocol.ready(settings)
     samples = by_id({s: source.load(resolved.task, resolved.split, s) for s in subsets})
     for o in outcomes:
-        if (o.subset, o.sample_id) not in samples:
+        if o.completions is not None and (o.subset, o.sample_id) not in samples:
             raise UsageError(
                 f"the data hold no {o.subset} sample {o.sample_id} any more; name the data of the run "
                 "with --data"

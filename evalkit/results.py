@@ -106,7 +106,7 @@ def _columns(resolved: ResolvedTask, outcomes: Sequence[Outcome]) -> _Columns:
         failed=failed,
         unparsed=np.array([o.prediction is None and o.error is None for o in outcomes], dtype=bool),
         truncated=np.array([o.truncated for o in outcomes], dtype=bool),
-        unfinished=np.array([o.finish_reason == "length" for o in outcomes], dtype=bool),
+        unfinished=np.array(["length" in (o.finish_reason or "") for o in outcomes], dtype=bool),
         non_finite=answered & ~finite,
         margin=_margin(compared),
         target_gap=_target_gap(compared, _targets(resolved, outcomes)),

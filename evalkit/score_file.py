@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evalkit.data.jsonfile import parse
 from evalkit.data.source import DataSource
 from evalkit.errors import DataError, UsageError, unknown_name
 from evalkit.judge import judge
-from evalkit.preparation import by_id
+from evalkit.preparation import by_id, check_variant
 from evalkit.results import aggregate
 from evalkit.spec import ResolvedTask
 from evalkit.task import JudgeSettings
@@ -52,7 +52,8 @@ def score_file(
     settings = settings or JudgeSettings()
     if resolved.protocol.ready is not None:
         resolved.protocol.ready(settings)
-    predictions = _predictions(resolved, file, source, chosen)
+    check_variant([resolved], source)
+    predictions, total = _predictions(resolved, file, source, chosen)
     outcomes = [_outcome(resolved, p) for p in predictions]
     samples = by_id({"": [p.sample for p in predictions]})
     entry = aggregate(resolved, judge(resolved, outcomes, samples, settings), None)
@@ -60,6 +61,7 @@ def score_file(
         "task": resolved.name,
         "subset": chosen,
         "n": len(predictions),
+        "samples_total": total,
         "metrics": entry["metrics"],
         "counters": entry["counters"],
     }
@@ -80,17 +82,23 @@ def _subset(resolved: ResolvedTask, subset: str | None) -> str:
     return subset
 
 
-def _predictions(resolved: ResolvedTask, file: Path, source: DataSource, subset: str) -> list[Prediction]:
+def _predictions(
+    resolved: ResolvedTask, file: Path, source: DataSource, subset: str
+) -> tuple[list[Prediction], int | None]:
+    """The predictions, and how many samples there are to predict, where the data say."""
     lines = _lines(file)
     foreign = resolved.task.foreign_line
     if foreign is not None and all("completion" not in fields for _, fields in lines):
-        return _foreign(file, lines, resolved, subset)
+        return _foreign(file, lines, resolved, subset), None
     texts: dict[str, list[str]] = {}
     for number, fields in lines:
         if "id" not in fields or "completion" not in fields:
             raise DataError(f'{file}:{number}: needs "id" and "completion"')
         completion = fields["completion"]
-        texts.setdefault(str(fields["id"]), []).append("" if completion is None else str(completion))
+        completions = texts.setdefault(str(fields["id"]), [])
+        if completions and not resolved.protocol.several_completions:
+            raise DataError(f"{file}:{number}: repeats the id '{fields['id']}', and one answer is judged")
+        completions.append("" if completion is None else str(completion))
     known = {s.id: s for s in source.load(resolved.task, resolved.split, subset)}
     for identifier in texts:
         if identifier not in known:
@@ -98,7 +106,7 @@ def _predictions(resolved: ResolvedTask, file: Path, source: DataSource, subset:
                 f"{file}: {resolved.name} ({subset}) has no sample with the id '{identifier}'; ids run from "
                 f"'{next(iter(known))}' to '{list(known)[-1]}'"
             )
-    return [Prediction(known[i], tuple(completions)) for i, completions in texts.items()]
+    return [Prediction(known[i], tuple(completions)) for i, completions in texts.items()], len(known)
 
 
 def _foreign(
@@ -126,10 +134,7 @@ def _lines(file: Path) -> list[tuple[int, Mapping[str, Any]]]:
     for number, line in enumerate(file.read_bytes().decode("utf-8-sig", "replace").split("\n"), start=1):
         if not line.strip():
             continue
-        try:
-            fields = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{file}:{number}: not valid JSON: {error.msg}") from None
+        fields = parse(file, number, line)
         if not isinstance(fields, dict):
             raise DataError(f"{file}:{number}: is not a JSON object")
         found.append((number, fields))

@@ -151,6 +151,8 @@ class Protocol:
     """The options' texts, where `acc_norm` (log-probability per character) is reported as well."""
     judge: Judge | None = None
     """Judges completions; None for protocols that score options."""
+    several_completions: bool = False
+    """Whether the judge looks at more than a sample's first completion."""
     headline: str = "acc"
     """The published metric."""
     corpus_metrics: Mapping[str, CorpusMetric] = field(default_factory=dict)
@@ -191,7 +193,7 @@ class Task:
     """Subset handle to display name, in official order."""
     splits: tuple[str, ...]
     shots_split: str
-    """Split the few-shot examples come from: always its first rows, in file order."""
+    """Split the few-shot examples come from; the protocol says which."""
     folder: str
     """Folder below the data directory, for example `MMLU`."""
     path: Callable[[str, str], str]

@@ -121,8 +121,8 @@ class EncodedPrompt:
 
     @property
     def n_logical(self) -> int:
-        """Prompt tokens a plain harness computes."""
-        return len(self.ids)
+        """Prompt tokens a plain harness computes: the prompt once per completion."""
+        return len(self.ids) * (self.sampling.n if self.sampling else 1)
 
     def kept_right(self, n_inputs: int) -> EncodedPrompt:
         """The same prompt with ids cut from the left until `n_inputs` are left."""

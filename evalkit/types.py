@@ -169,7 +169,7 @@ class Outcome:
     completions: tuple[str, ...] | None = None
     """Generated texts; None for scoring."""
     finish_reason: str | None = None
-    """Why the first completion ended (see `FinishReason`)."""
+    """Why the completion ended (see `FinishReason`); of several, how often each reason occurred."""
     metrics: Mapping[str, float] = field(default_factory=dict)
     """Every metric of this sample; fractions in [0, 1] unless the name says otherwise."""
     stratum: str | None = None

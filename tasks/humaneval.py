@@ -19,7 +19,7 @@ STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
 MAX_NEW_TOKENS = 1024
 OC_MAX_NEW_TOKENS = 512
 KS = (1, 10, 100)
-"""pass@k is reported for every k that the number of completions allows."""
+"""pass@k is reported for every k that the number of completions of every problem allows."""
 
 _KEYS = ("task_id", "prompt", "canonical_solution", "test", "entry_point")
 
@@ -110,14 +110,19 @@ def by_running(build: BuildProgram) -> Judge:
             for completion in completions
         ]
         verdicts = iter(run_programs(programs, unsafe=settings.unsafe_local_code))
-        return [_judgement([next(verdicts) for _ in completions]) for _, completions in answered]
+        fewest = min(len(completions) for _, completions in answered)
+        return [_judgement([next(verdicts) for _ in completions], fewest) for _, completions in answered]
 
     return judge
 
 
-def _judgement(verdicts: Sequence[Verdict]) -> Judgement:
-    n, correct = len(verdicts), sum(v.status == "passed" for v in verdicts)
-    metrics = {f"pass@{k}": pass_at_k(n, correct, k) for k in KS if k <= n}
+def _judgement(verdicts: Sequence[Verdict], fewest: int) -> Judgement:
+    """pass@k for every k that each problem has completions for, with and without the second attempt."""
+    n = len(verdicts)
+    correct = sum(v.status == "passed" for v in verdicts)
+    at_once = sum(v.status == "passed" and not v.retried for v in verdicts)
+    metrics = {f"pass@{k}": pass_at_k(n, correct, k) for k in KS if k <= fewest}
+    metrics["pass@1_without_retry"] = pass_at_k(n, at_once, 1)
     timeouts = sum(v.status == "timeout" for v in verdicts) / n
     first = verdicts[0]
     prediction = first.status if first.status == "passed" else f"{first.status}: {first.detail}"
@@ -145,6 +150,7 @@ def _protocol(
         render=render,
         judge=by_running(build),
         ready=ready,
+        several_completions=True,
         headline="pass@1",
         average="micro",
         groups=Grouping({}, "micro"),

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from evalkit.data.csvfile import Row, read_tsv, unique_ids
-from evalkit.fewshot import drawn_per_sample
+from evalkit.fewshot import drawn_in_shuffled_order, drawn_per_sample
 from evalkit.metrics.classification import macro_f1
 from evalkit.task import Grouping, Overlong, PromptInput, Protocol, Task
 from evalkit.types import Sample, ScoreRequest
@@ -192,7 +192,8 @@ def _protocol(subset: str, name: str, source: str, summary: str, ask: Ask, optio
         default_split="test",
         default_shots=0,
         max_shots=50,
-        few_shot=drawn_per_sample,
+        # The authors' fork dates from 2022, when the harness still shuffled.
+        few_shot=drawn_per_sample if name == "lm-eval" else drawn_in_shuffled_order,
         # Where options are words of different length, as 예 and 아니오, comparing by length is noise.
         option_texts=options if subset == "hellaswag" else None,
         corpus_metrics={"macro_f1": macro_f1},
@@ -233,7 +234,7 @@ def _task(
                 subset,
                 "author",
                 "SKT-LSL/lm-evaluation-harness@786d612 tasks/kobest",
-                "the authors' older prompts, as used for Polyglot-Ko",
+                "the authors' older prompts, as used for Polyglot-Ko; examples drawn with seed 42",
                 *_AUTHOR[subset],
             ),
         },

@@ -99,8 +99,7 @@ def parse(file: Path, _split: str, subset: str) -> list[Sample]:
     records = read_json_lines(file, _KEYS)
     # As the official script does, which holds on to what the last record says.
     all_classes = records[-1].fields["all_classes"]
-    metric = metrics.METRICS[_dataset(subset)]
-    if metric == "classification":
+    if _metric(subset) == "classification":
         records[-1].texts("all_classes")
     samples: dict[str, Sample] = {}
     for row, record in enumerate(records):
@@ -108,7 +107,7 @@ def parse(file: Path, _split: str, subset: str) -> list[Sample]:
         if identifier in samples:
             raise record.corrupt(f"repeated id {identifier!r}")
         answers = record.texts("answers")
-        if metric in _NUMBERED and not all(re.search(_NUMBERED[metric], answer) for answer in answers):
+        if not _judgeable(subset, answers):
             raise record.corrupt("an answer has no number")
         fields = {
             "input": record.text("input"),
@@ -122,6 +121,16 @@ def parse(file: Path, _split: str, subset: str) -> list[Sample]:
             raise record.corrupt("length is not a whole number")
         samples[identifier] = Sample(identifier, subset, fields, answers[0])
     return list(samples.values())
+
+
+def _metric(subset: str) -> str:
+    return metrics.METRICS[_dataset(subset)]
+
+
+def _judgeable(subset: str, answers: Sequence[str]) -> bool:
+    """Whether the gold answers hold what their metric looks for."""
+    pattern = _NUMBERED.get(_metric(subset), "")
+    return all(re.search(pattern, answer) for answer in answers)
 
 
 def _identifier(record: Record, row: int) -> str:
@@ -165,7 +174,7 @@ def cn_mixtral(p: PromptInput) -> GenerateRequest:
 
 def published_limit(window: int) -> int:
     """Prompt tokens for a context length: 3,500 for 4k, 7,500 for 8k, 31,500 for 32k."""
-    return window // 1024 * 1000 - 500 if window >= 1024 else window
+    return max(window // 2, window * 1000 // 1024 - 500)
 
 
 def judge(sample: Sample, completion: str) -> Judgement:
@@ -177,11 +186,16 @@ def judge(sample: Sample, completion: str) -> Judgement:
 
 def official_line(row: str, subset: str, fields: Mapping[str, Any]) -> tuple[Sample, str]:
     """Read a line as the official `pred.py` writes it: pred, answers, all_classes, length."""
-    answers, length = fields["answers"], fields["length"]
+    answers, classes, length = fields["answers"], fields["all_classes"], fields["length"]
     if not isinstance(answers, list) or not answers or not isinstance(length, int):
         raise ValueError("answers must be a non-empty list and length a number")
-    known = {"answers": [str(a) for a in answers], "all_classes": fields["all_classes"], "length": length}
-    return Sample(row, subset, known, str(answers[0])), str(fields["pred"])
+    answers = [str(answer) for answer in answers]
+    if not _judgeable(subset, answers):
+        raise ValueError("an answer has no number")
+    if _metric(subset) == "classification" and not classes:
+        raise ValueError("all_classes is empty")
+    known = {"answers": answers, "all_classes": classes, "length": length}
+    return Sample(row, subset, known, answers[0]), "" if fields["pred"] is None else str(fields["pred"])
 
 
 def length_bucket(sample: Sample) -> str:

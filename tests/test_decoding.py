@@ -257,3 +257,18 @@ def test_buckets_hold_every_draft_once_and_waste_less_than_half(given_: list[Dra
         assert all(2 * d.longest >= bucket[0].longest >= d.longest for d in bucket)
     firsts = [bucket[0].longest for bucket in found]
     assert firsts == sorted(firsts, reverse=True)
+
+
+def test_a_stop_text_that_decodes_to_nothing_ends_the_answer() -> None:
+    """Chat marks such as <|im_end|> are special tokens, which decoding leaves out."""
+    tokenizer = Pieces()
+    mark = tokenizer.ids("<|im_end|>")[0]
+    prompt = EncodedPrompt(np.asarray(tokenizer.ids("Q"), np.int32), 9, ("<|im_end|>",))
+    growing = Growing(Draft(0, 0, prompt), frozenset({END}), tokenizer)
+    growing.closing_ids = frozenset({END, mark})
+    decode = tokenizer.decode
+    tokenizer.decode = lambda ids: decode([i for i in ids if i != mark])  # type: ignore[method-assign]
+    assert growing.add(tokenizer.ids("a")[0], 0.0) is None
+    completion = growing.add(mark, 0.0)
+    assert completion is not None
+    assert (completion.text, completion.finish_reason, completion.n_tokens) == ("a", "stop", 2)

@@ -196,7 +196,8 @@ def score_file(
     if as_json:
         typer.echo(json.dumps(scores, ensure_ascii=False, indent=1))
         return
-    typer.echo(f"{scores['task']} ({scores['subset']}), {scores['n']:,} predictions")
+    total = f" for {scores['samples_total']:,} samples" if scores["samples_total"] else ""
+    typer.echo(f"{scores['task']} ({scores['subset']}), {scores['n']:,} predictions{total}")
     for name, estimate in scores["metrics"].items():
         low, high = estimate["ci95"]
         typer.echo(f"  {name:12} {100 * estimate['value']:6.2f}  [{100 * low:.1f}, {100 * high:.1f}]")

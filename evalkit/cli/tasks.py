@@ -82,6 +82,7 @@ def render_prompt(
 ) -> None:
     """Print one prompt exactly, byte for byte, with no newline added."""
     from evalkit.data.source import open_source
+    from evalkit.preparation import check_variant
     from evalkit.prompts import prompt_text, render
     from evalkit.spec import resolve
 
@@ -92,6 +93,7 @@ def render_prompt(
         raise UsageError(f"'{spec}' is a suite; render one of {', '.join(r.name for r in resolved)}")
     (one,) = resolved
     source = open_source(data, offline=offline, variant=data_variant)
+    check_variant([one], source)
     available = source.available(one.task, one.split)
     chosen = subset or available[0]
     if chosen not in one.task.subsets:

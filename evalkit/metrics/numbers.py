@@ -83,20 +83,6 @@ def _last(pattern: re.Pattern[str], text: str) -> str | None:
     return None
 
 
-def gold(answer_field: str) -> str:
-    """Gold number of a GSM8K record's field `answer`, commas removed.
-
-    Source: grade_school_math/dataset.py (openai/grade-school-math@3101c7d).
-
-    Raises:
-        ValueError: if the field has no `#### ` with a number.
-    """
-    number = official(answer_field)
-    if not number:
-        raise ValueError(f"no '#### ' with a number in the answer {answer_field[-80:]!r}")
-    return number
-
-
 def same_lm_eval(prediction: str, gold: str) -> bool:
     """Whether two answers are equal once case, commas, `$` and one final dot are left out.
 

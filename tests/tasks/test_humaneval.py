@@ -169,7 +169,10 @@ def test_another_encoding_is_a_data_error(tmp_path: Path) -> None:
 def test_the_program_is_prompt_completion_and_tests(ran: list[str]) -> None:
     judgement = judge("humaneval", SAMPLE, "    return [a]  # GOOD\n")
     assert ran == [f"{PROMPT}    return [a]  # GOOD\n\n{RECORD['test']}\ncheck(add)"]
-    assert (judgement.prediction, judgement.metrics) == ("passed", {"pass@1": 1.0, "timeout": 0.0})
+    assert (judgement.prediction, judgement.metrics) == (
+        "passed",
+        {"pass@1": 1.0, "pass@1_without_retry": 1.0, "timeout": 0.0},
+    )
 
 
 def test_a_completion_is_never_stripped(ran: list[str]) -> None:
@@ -195,7 +198,10 @@ def test_every_protocol_has_its_own_extraction(ran: list[str]) -> None:
 
 def test_verdicts_are_counted_and_named(ran: list[str]) -> None:
     slow = judge("humaneval", SAMPLE, "SLOW")
-    assert (slow.prediction, slow.metrics) == ("timeout: why", {"pass@1": 0.0, "timeout": 1.0})
+    assert (slow.prediction, slow.metrics) == (
+        "timeout: why",
+        {"pass@1": 0.0, "pass@1_without_retry": 0.0, "timeout": 1.0},
+    )
     assert judge("humaneval", SAMPLE, "x").prediction == "failed: why"
 
 
@@ -205,10 +211,19 @@ def test_pass_at_k_is_unbiased_and_reported_where_there_are_enough(ran: list[str
         "pass@1": pytest.approx(0.05),
         "pass@10": pytest.approx(0.408548, abs=1e-6),
         "pass@100": pytest.approx(0.999229, abs=1e-6),
+        "pass@1_without_retry": pytest.approx(0.05),
         "timeout": 0.0,
     }
     assert len(ran) == 200
-    assert set(judge("humaneval", SAMPLE, *["x"] * 12).metrics) == {"pass@1", "pass@10", "timeout"}
+    twelve = judge("humaneval", SAMPLE, *["x"] * 12).metrics
+    assert set(twelve) == {"pass@1", "pass@10", "pass@1_without_retry", "timeout"}
+
+
+def test_pass_at_k_needs_k_completions_of_every_problem(ran: list[str]) -> None:
+    protocol = resolved("humaneval").protocol
+    assert protocol.judge is not None
+    for judgement in protocol.judge([(SAMPLE, ["x"] * 12), (SAMPLE, ["x"] * 9)], JudgeSettings()):
+        assert "pass@10" not in judgement.metrics
 
 
 def test_problems_do_not_get_each_others_verdicts(ran: list[str]) -> None:

@@ -18,7 +18,7 @@ import torch
 from evalkit.backends.base import ModelInfo, Usage
 from evalkit.backends.hf import memory
 from evalkit.backends.hf.attention import UnsupportedAttention
-from evalkit.backends.hf.generation import Generator, PlainGenerator, SlotGenerator
+from evalkit.backends.hf.generation import PlainGenerator, SlotGenerator
 from evalkit.backends.hf.head import Head
 from evalkit.backends.hf.loading import LoadedModel, load
 from evalkit.backends.hf.paths import ExpandedPath, Path, PlainPath, TreePath
@@ -242,23 +242,24 @@ class HfBackend:
                 yield draft.index, _generated(finished.pop(draft.index))
 
     def _complete(self, drafts: Sequence[Draft]) -> Iterator[tuple[Draft, Completion | Failure]]:
-        """Complete drafts, one by one where the fast way does not support the model's attention."""
-        left = {(d.index, d.k): d for d in drafts}
-        while left:
+        """Complete drafts in slots, and one by one those whose length or attention slots do not support."""
+        left = {(d.index, d.k): d for d in drafts if d.longest <= self._longest_shared}
+        rest = [d for d in drafts if d.longest > self._longest_shared]
+        while left and isinstance(self._path, TreePath):
             try:
-                for draft, completion in self._generator(left.values()).run(list(left.values())):
+                for draft, completion in self._in_slots(self._path).run(list(left.values())):
                     del left[draft.index, draft.k]
                     yield draft, completion
             except UnsupportedAttention as error:
                 _log.warning("slots do not support this model's attention: %s", error)
                 self.downgrade()
+        one_by_one = PlainGenerator(self._model, self._native_attention, self.tokenizer, self.usage)
+        yield from one_by_one.run([*left.values(), *rest])
 
-    def _generator(self, drafts: Collection[Draft]) -> Generator:
-        if isinstance(self._path, TreePath) and max(d.longest for d in drafts) <= self._longest_shared:
-            return SlotGenerator(
-                self._model, self._path.body, self._head, self.tokenizer, self.usage, self._batch_tokens
-            )
-        return PlainGenerator(self._model, self._native_attention, self.tokenizer, self.usage)
+    def _in_slots(self, path: TreePath) -> SlotGenerator:
+        return SlotGenerator(
+            self._model, path.body, self._head, self.tokenizer, self.usage, self._batch_tokens
+        )
 
     @torch.inference_mode()
     def score_reference(self, request: EncodedRequest) -> ScoreResponse:

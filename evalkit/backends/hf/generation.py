@@ -11,7 +11,7 @@ import dataclasses
 import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,16 +34,6 @@ _CACHE_SHARE = {"cpu": 0.15, "cuda": 0.6}
 """Share of the memory now free that cached keys and values may take."""
 
 Result = tuple[Draft, Completion | Failure]
-
-
-class Generator(Protocol):
-    """A way to complete drafts."""
-
-    name: str
-
-    def run(self, drafts: Sequence[Draft]) -> Iterator[Result]:
-        """Yield every draft with its completion, in the order they finish."""
-        ...
 
 
 class SlotGenerator:
@@ -164,6 +154,7 @@ class SlotGenerator:
 
     def advance(self, sequences: Sequence[_Slot], logits: Tensor) -> list[Completion | None]:
         """Choose the next token of every sequence."""
+        total = logits.logsumexp(dim=1)  # of the model as it is, before anything is forbidden
         for row, one in enumerate(sequences):
             if forbidden := one.growing.forbidden:
                 logits[row, torch.tensor(sorted(forbidden), device=logits.device)] = -torch.inf
@@ -173,7 +164,7 @@ class SlotGenerator:
             for row, (one, best) in enumerate(zip(sequences, greedy, strict=True))
         ]
         chosen = logits.gather(1, torch.tensor(tokens, device=logits.device).unsqueeze(1)).squeeze(1)
-        logprobs = (chosen - logits.logsumexp(dim=1)).tolist()
+        logprobs = (chosen - total).tolist()
         self._usage.tokens_generated += len(tokens)
         return [one.growing.add(t, lp) for one, t, lp in zip(sequences, tokens, logprobs, strict=True)]
 
