@@ -3,14 +3,18 @@
 import json
 import subprocess
 import sys
+from unittest import mock
 
+import pyarrow.parquet as pq
 import pytest
 
+from evalkit.backends.hf import generation
 from evalkit.backends.hf.backend import HfBackend
 from evalkit.data.source import DataSource, open_source
 from evalkit.prompts import Encoder, Prompt, prepare, render
 from evalkit.spec import resolve
 from evalkit.testing import check_backend
+from evalkit.tokens import EncodedPrompt, encode_prompt
 
 
 def prompts(spec: str, subset: str, source: DataSource, backend: HfBackend, limit: int) -> list[Prompt]:
@@ -71,3 +75,38 @@ def test_every_kind_of_request_agrees_with_plain_forwards(spec) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_the_demo_model_conforms(dtype) -> None:
     check_backend(HfBackend.from_name("demo", dtype=dtype))
+
+
+@pytest.mark.model
+def test_the_size_of_a_batch_does_not_change_a_greedy_answer() -> None:
+    backend = HfBackend.from_name("demo", dtype="float32")
+    texts = [f"Question: What is {i} + {i}?\nAnswer:" for i in range(5)]
+    texts += ["Once upon a time", "def add(a, b):\n", "The capital of France is"]
+    asked = [EncodedPrompt(encode_prompt(backend.tokenizer, text), 12 + i) for i, text in enumerate(texts)]
+    together = dict(backend.generate(asked))
+    with mock.patch.dict(generation._MOST_SLOTS, cpu=1):
+        alone = dict(backend.generate(asked))
+    for i in range(len(asked)):
+        (a,), (b,) = together[i].completions, alone[i].completions
+        assert (a.text, a.finish_reason) == (b.text, b.finish_reason)
+        assert a.logprob == pytest.approx(b.logprob, abs=1e-3)
+
+
+@pytest.mark.model
+@pytest.mark.data
+def test_generated_answers_are_kept_judged_and_judged_again(official_data, tmp_path) -> None:
+    command = [sys.executable, "-m", "evalkit", "run", "--model", "demo", "--tasks", "gsm8k@cot8:test:8shot"]
+    command += ["--data", str(official_data), "--limit", "3", "--output", "run", "--json"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    results = json.loads(done.stdout)
+    task = results["tasks"]["gsm8k@cot8:test:8shot"]
+    assert set(task["metrics"]) == {"strict", "strict_fixed", "flexible", "invalid"}
+    assert task["counters"]["errors"] == 0
+    # The eight examples are computed once for all three questions.
+    assert results["cost"]["tokens_computed"] < results["cost"]["tokens_logical"]
+    again = [sys.executable, "-m", "evalkit", "rescore", "run", "--json"]
+    judged = subprocess.run(again, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert json.loads(judged.stdout)["tasks"] == results["tasks"]
+    rows = pq.read_table(tmp_path / "run" / "samples.parquet").to_pylist()
+    assert all(row["completion"] and row["finish_reason"] for row in rows)
