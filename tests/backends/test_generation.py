@@ -169,6 +169,21 @@ def test_what_fits_nowhere_fails_alone() -> None:
     assert len(answers) == len(prompts())
 
 
+def test_the_one_that_does_not_fit_is_the_one_that_fails() -> None:
+    asked = [EncodedPrompt(np.arange(first, first + 20, dtype=np.int32), 3) for first in (300, 200, 100)]
+    backend = tiny.backend("llama-grouped")
+    prefill = SlotGenerator.prefill
+
+    def small(self: SlotGenerator, cache, slots, shared, tails):
+        if any(tail[0] == 200 for tail in tails):
+            raise torch.OutOfMemoryError
+        return prefill(self, cache, slots, shared, tails)
+
+    with mock.patch.object(SlotGenerator, "prefill", small):
+        answers = dict(backend.generate(asked))
+    assert [i for i, answer in answers.items() if isinstance(answer, Failure)] == [1]
+
+
 def test_memory_decides_how_many_slots_there_are() -> None:
     backend = tiny.backend("llama-grouped")
     engine = backend._in_slots(backend._path)  # type: ignore[arg-type]

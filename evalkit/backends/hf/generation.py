@@ -84,11 +84,11 @@ class SlotGenerator:
             except RuntimeError as error:
                 if not memory.is_out_of_memory(error):
                     raise
+            failed = batch.latest
             del batch  # outside of `except`, where the traceback would still hold its tensors
             memory.release()
             self._context = attention.KVCache()
             if slots == 1:
-                failed = next(iter(unfinished.values()))
                 del unfinished[failed.index, failed.k]
                 yield (
                     failed,
@@ -198,6 +198,8 @@ class _Batch:
         self._waiting: deque[Draft] = deque()
         self._group: PromptGroup | None = None
         self._active: list[_Slot] = []
+        self.latest = drafts[0]
+        """The draft that was begun last: with a single slot, the one that is running."""
 
     def run(self) -> Iterator[Result]:
         while self._active or self._waiting or self._groups:
@@ -224,6 +226,7 @@ class _Batch:
                     break
                 room -= size
                 admitted.append(self._waiting.popleft())
+            self.latest = admitted[0]
             slots = range(begin, begin + len(admitted))
             logits = self._engine.prefill(
                 self._cache, slots, shared, [d.prompt.ids[shared:] for d in admitted]
@@ -236,6 +239,7 @@ class _Batch:
     def _open_group(self) -> None:
         self._group = self._groups.popleft()
         self._waiting.extend(self._group.drafts)
+        self.latest = self._group.drafts[0]
         if self._group.shared:
             self._engine.prefill_context(self._group.drafts[0].prompt.ids[: self._group.shared])
 
