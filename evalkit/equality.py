@@ -46,6 +46,8 @@ class GateReport:
     """Per task, the largest change of a winning margin, in the protocol's option scores."""
     rejected: tuple[str, ...] = ()
     """Faster paths that failed, in the order they were tried."""
+    unchecked: str | None = None
+    """Why nothing could be compared."""
 
     def to_json(self) -> dict[str, Any]:
         """As written to the manifest."""
@@ -61,6 +63,9 @@ def check(backend: Backend, tasks: Tasks) -> GateReport:
     Raises:
         UntrustedResultError: not even the simplest path agrees.
     """
+    if lack := backend.capabilities.no_scores:
+        path = str(backend.info.details.get("scoring_path", "backend"))
+        return GateReport(True, path, 0, 0.0, _allowed(backend.info.dtype, 1), {}, unchecked=lack)
     chosen = [(task, _spread(prompts)) for task, prompts in tasks]
     references: _References = {}
     rejected: list[str] = []

@@ -137,8 +137,9 @@ def render_prompts(job: Job, backend: Backend, options: RunOptions) -> list[Prom
     """Render and encode every sample.
 
     Raises:
-        UsageError: a prompt that cannot be made to fit.
+        UsageError: a prompt that cannot be made to fit, or an engine that cannot answer such requests.
     """
+    _check_capable(job.resolved, backend)
     window = min(backend.info.max_length, options.max_length or backend.info.max_length)
     encoder = Encoder(backend.tokenizer, window, options.chat, options.seed)
     rendered: list[tuple[PromptInput, Request]] = [
@@ -148,6 +149,23 @@ def render_prompts(job: Job, backend: Backend, options: RunOptions) -> list[Prom
     ]
     job.data["chat_template"] = any(encoder.uses_template(request) for _, request in rendered)
     return prepare(job.resolved, rendered, encoder)
+
+
+def _check_capable(resolved: ResolvedTask, backend: Backend) -> None:
+    generates = resolved.protocol.judge is not None
+    lack = backend.capabilities.no_completions if generates else backend.capabilities.no_scores
+    if lack is None:
+        return
+    others = [
+        f"{resolved.task.name}@{name}"
+        for name, protocol in resolved.task.protocols.items()
+        if (protocol.judge is not None) is not generates
+    ]
+    need = "generates text" if generates else "compares the log-probabilities of given options"
+    raise UsageError(
+        f"{resolved.name} {need}, and {lack}; "
+        + (f"{' or '.join(others)} would do" if others else "this task needs another --backend")
+    )
 
 
 def by_id(samples: Mapping[str, Sequence[Sample]]) -> Samples:

@@ -71,6 +71,7 @@ class Encoder:
             sampling=request.sampling,
             seed=_seed(self.seed, p.sample),
             min_new_tokens=request.min_new_tokens,
+            turns=tuple(_turns(request)) if self.uses_template(request) else (),
         )
 
     def uses_template(self, request: Request) -> bool:
@@ -220,7 +221,7 @@ def request_bytes(encoded: Encoded) -> Iterator[bytes]:
     """All that decides what an engine is asked, for the hash ladder."""
     if isinstance(encoded, EncodedPrompt):
         yield encoded.ids.tobytes()
-        yield repr(replace(encoded, ids=encoded.ids[:0])).encode("utf-8", "surrogatepass")
+        yield repr(replace(encoded, ids=encoded.ids[:0], turns=())).encode("utf-8", "surrogatepass")
     else:
         yield from (part.tobytes() for part in (encoded.base, *encoded.tails))
 

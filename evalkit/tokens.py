@@ -113,6 +113,8 @@ class EncodedPrompt:
     seed: int = 0
     """Of the first completion; completion k draws with `seed + k`."""
     min_new_tokens: int = 0
+    turns: tuple[Message, ...] = ()
+    """The conversation behind `ids`, for servers that put it into a chat template of their own."""
 
     @property
     def n_inputs(self) -> int:

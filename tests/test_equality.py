@@ -10,7 +10,7 @@ import pytest
 from toy import resolved_toy
 
 from evalkit import equality
-from evalkit.backends.base import ModelInfo, Usage
+from evalkit.backends.base import Capabilities, ModelInfo, Usage
 from evalkit.backends.mock import WordTokenizer
 from evalkit.errors import UntrustedResultError
 from evalkit.prompts import Prompt
@@ -41,6 +41,7 @@ class StubBackend:
     def __init__(self, *paths: Answer, dtype: str = "float32", n_tokens: int = 1) -> None:
         self.tokenizer = WordTokenizer()
         self.usage = Usage()
+        self.capabilities = Capabilities()
         self.scored: list[Sequence[EncodedRequest]] = []
         self._paths = list(paths)
         self._taken = 0

@@ -141,7 +141,7 @@ def test_the_mock_backend_conforms() -> None:
         (Restarts, "independent of what is done"),
         (Drifts, "deterministic"),
         (DependsOnPlace, "independent of order"),
-        (DependsOnDone, "independent of what is done .* bit-identical"),
+        (DependsOnDone, "independent of what is done .* identical"),
         (Wrong, "one-token options: agreement with plain forwards"),
         (Infinite, "finite"),
         (Certain, "at most 0"),

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from evalkit.backends.hf.loading import HfTokenizer
+from evalkit.backends.tokenizer import HfTokenizer
 from evalkit.errors import UsageError
 from evalkit.tokens import EncodedRequest, Ids, common_prefix, encode, has_leading_ids
 from evalkit.types import NextToken, Request, ScoreRequest, SpanRequest

@@ -29,6 +29,18 @@ class ModelInfo:
         return asdict(self)
 
 
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What an engine can do; everything, unless it says why not."""
+
+    no_scores: str | None = None
+    """Why it cannot score given texts."""
+    no_completions: str | None = None
+    """Why it cannot generate text."""
+    repeatable: bool = True
+    """Whether a request always gets the same bits, whatever else is asked beside it or was asked before."""
+
+
 @dataclass(slots=True)
 class Usage:
     """Running totals of the work done."""
@@ -42,6 +54,7 @@ class Backend(Protocol):
     """An engine that answers encoded requests."""
 
     usage: Usage
+    capabilities: Capabilities
 
     @property
     def tokenizer(self) -> Tokenizer:

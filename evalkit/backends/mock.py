@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 
-from evalkit.backends.base import ModelInfo, Usage
+from evalkit.backends.base import Capabilities, ModelInfo, Usage
 from evalkit.planner import plan
 from evalkit.tokens import EncodedPrompt, EncodedRequest, Ids
 from evalkit.types import (
@@ -69,6 +69,7 @@ class MockBackend:
         """`name` seeds the scores: two names are two different models."""
         self.tokenizer = WordTokenizer()
         self.usage = Usage()
+        self.capabilities = Capabilities()
         self._salt = hashlib.blake2b(name.encode(), digest_size=16).digest()
         self._info = ModelInfo(name, "mock", "float64", f"mock:{name}", max_length, {"scoring_path": "mock"})
 

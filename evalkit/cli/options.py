@@ -38,6 +38,19 @@ def one_of(option: str, value: str, known: tuple[str, ...]) -> str:
     return value
 
 
+def key_values(option: str, pairs: list[str]) -> dict[str, str]:
+    """Read a repeatable option of the form key=value.
+
+    Raises:
+        UsageError: one has no key or no value.
+    """
+    split = [pair.partition("=") for pair in pairs]
+    for pair, (key, _, value) in zip(pairs, split, strict=True):
+        if not key or not value:
+            raise UsageError(f"{option} '{pair}': give it as key=value")
+    return {key: value for key, _, value in split}
+
+
 def error_limit(text: str, samples: int) -> int:
     """Errors that `--max-errors N` or `P%` allows among `samples`.
 

@@ -7,18 +7,24 @@ import shlex
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
-from evalkit.cli.options import DATA, DATA_VARIANT, MAX_ERRORS, OFFLINE, UNSAFE, error_limit, one_of
+from evalkit.cli.options import (
+    DATA,
+    DATA_VARIANT,
+    MAX_ERRORS,
+    OFFLINE,
+    UNSAFE,
+    error_limit,
+    key_values,
+    one_of,
+)
 from evalkit.errors import RunInterrupted, UntrustedResultError, UsageError
 
-if TYPE_CHECKING:
-    from evalkit.backends.base import Backend
-
-BACKENDS = ("hf", "mock")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+LOAD_FORMATS = ("auto", "dummy")
 
 
 def run(
@@ -28,9 +34,26 @@ def run(
     tasks: str = typer.Option(
         ..., help="Comma-separated specs <task>[@<protocol>][:<split>][:<k>shot], suites, or task files."
     ),
-    backend: str = typer.Option("hf", help="Engine: hf (transformers) or mock (no model, random scores)."),
+    backend: str = typer.Option(
+        "hf",
+        help="Engine: hf (transformers), vllm, openai (a server that speaks the OpenAI protocol) or mock "
+        "(no model, random scores).",
+    ),
+    base_url: str = typer.Option(
+        None, help="Where the server is, for example http://localhost:8000/v1 (--backend openai)."
+    ),
     dtype: str = typer.Option("auto", help="float32, bfloat16, float16, or auto (the checkpoint's own)."),
     device: str = typer.Option("auto", help="cpu, cuda, cuda:N, or auto (a GPU where there is one)."),
+    load_format: str = typer.Option(
+        "auto", help="auto, or dummy: the model's shape with random weights, for measuring speed."
+    ),
+    quantization: str = typer.Option(None, help="Load in int8 or int4 (bitsandbytes, needs a GPU)."),
+    tokenizer: str = typer.Option(
+        None, help="Folder or hub id of the tokenizer, where a server does not tell (--backend openai)."
+    ),
+    engine_arg: list[str] = typer.Option(
+        [], help="A further setting of the engine as key=value, for example tensor_parallel_size=2 (vllm)."
+    ),
     revision: str = typer.Option(None, help="Branch, tag or commit of a hub model."),
     trust_remote_code: bool = typer.Option(
         False, "--trust-remote-code", help="Let Python code that comes with the model run on this machine."
@@ -73,7 +96,7 @@ def run(
       evalkit run --model ./my-model --tasks mmlu --limit 20 --output runs/quick
       evalkit run --model demo --tasks mmlu --output runs/quick --resume
     """
-    from evalkit.cli.model_name import check_model
+    from evalkit.backends.opening import BACKENDS, EngineOptions, open_backend
     from evalkit.cli.progress import TerminalProgress
     from evalkit.data.source import open_source
     from evalkit.preparation import RunOptions
@@ -81,7 +104,6 @@ def run(
     from evalkit.runner import run as run_tasks
     from evalkit.store import RunStore, default_output
 
-    one_of("--backend", backend, BACKENDS)
     one_of("--dtype", dtype, DTYPES)
     error_limit(max_errors, 0)
     if batch_tokens is not None and batch_tokens < 1:
@@ -90,6 +112,22 @@ def run(
         raise UsageError(f"--max-length {max_length}: at least 2 tokens are needed")
     if resume and output is None:
         raise UsageError("--resume needs --output, the run directory to continue")
+    one_of("--load-format", load_format, LOAD_FORMATS)
+    engine = EngineOptions(
+        model=model,
+        backend=one_of("--backend", backend, tuple(BACKENDS)),
+        dtype=dtype,
+        device=device,
+        batch_tokens=batch_tokens,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+        offline=offline,
+        base_url=base_url,
+        tokenizer=tokenizer,
+        load_format=load_format,
+        quantization=quantization,
+        engine_args=key_values("--engine-arg", engine_arg),
+    )
     store = RunStore(output or default_output(Path(model).name))
     options = RunOptions(
         model=model,
@@ -103,36 +141,16 @@ def run(
         max_length=max_length,
         unsafe_local_code=unsafe_local_code,
         log_prompts=log_prompts,
-        engine={
-            "backend": backend,
-            "dtype": dtype,
-            "device": device,
-            "revision": revision,
-            "batch_tokens": batch_tokens,
-        },
+        engine=engine.to_json(),
     )
-
-    def load() -> Backend:
-        if backend == "mock":
-            from evalkit.backends.mock import MockBackend
-
-            return MockBackend(model)
-        check_model(model, revision=revision, offline=offline)
-        return _load_hf(
-            model,
-            dtype=dtype,
-            device=device,
-            batch_tokens=batch_tokens,
-            trust_remote_code=trust_remote_code,
-            revision=revision,
-            offline=offline,
-        )
 
     signal.signal(signal.SIGTERM, _stop)
     source = open_source(data, offline=offline, variant=data_variant)
     progress = Silent() if quiet else TerminalProgress()
     try:
-        results = run_tasks(options, source, load, store, resume=resume, progress=progress)
+        results = run_tasks(
+            options, source, lambda: open_backend(engine), store, resume=resume, progress=progress
+        )
     except (KeyboardInterrupt, RunInterrupted) as error:
         what = str(error) or "interrupted"  # a KeyboardInterrupt says nothing
         raise RunInterrupted(f"{what}; continue with: {_resume_command(store.root)}") from None
@@ -201,17 +219,6 @@ def score_file(
     for name, estimate in scores["metrics"].items():
         low, high = estimate["ci95"]
         typer.echo(f"  {name:12} {100 * estimate['value']:6.2f}  [{100 * low:.1f}, {100 * high:.1f}]")
-
-
-def _load_hf(name: str, **options: Any) -> Backend:
-    try:
-        from evalkit.backends.hf.backend import HfBackend
-    except ImportError as error:
-        raise UsageError(
-            f"the hf backend needs {error.name or error}: pip install 'evalkit[hf]' "
-            "(on a machine without a GPU, install torch's CPU build first)"
-        ) from error
-    return HfBackend.from_name(name, **options)
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -11,7 +11,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 
 from evalkit.backends.base import ModelInfo
 from evalkit.backends.hf.backend import HfBackend
-from evalkit.backends.hf.loading import HfTokenizer, LoadedModel
+from evalkit.backends.hf.loading import LoadedModel
+from evalkit.backends.tokenizer import HfTokenizer
 
 _TEXT = [
     "Question: Which of these is the capital of a country?\nA. Rome\nB. Milan\nC. Turin\nD. Genoa\nAnswer: A",

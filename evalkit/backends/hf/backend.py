@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from evalkit.backends.base import ModelInfo, Usage
+from evalkit.backends.base import Capabilities, ModelInfo, Usage
 from evalkit.backends.hf import memory
 from evalkit.backends.hf.attention import UnsupportedAttention
 from evalkit.backends.hf.generation import PlainGenerator, SlotGenerator
@@ -42,6 +42,7 @@ class HfBackend:
         self._loaded = loaded
         self.tokenizer = loaded.tokenizer
         self.usage = Usage()
+        self.capabilities = Capabilities()
         self._batch_tokens = batch_tokens or _DEFAULT_BATCH_TOKENS.get(loaded.model.device.type, 4096)
         self._head = Head(loaded.model)
         self._longest_shared = _longest_shared(loaded.model.config.get_text_config())

@@ -1,0 +1,97 @@
+"""Tokenizers in transformers format, for every backend that runs such models; torch is not imported."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evalkit import demo_models
+from evalkit.errors import UsageError
+from evalkit.tokens import Ids
+from evalkit.types import Message
+
+
+def load_tokenizer(source: str, **options: Any) -> HfTokenizer:
+    """Load a tokenizer from a folder in transformers format or from the hub.
+
+    Args:
+        source: folder or hub id.
+        options: `revision`, `trust_remote_code`, `local_files_only`, as transformers takes them.
+
+    Raises:
+        UsageError: there is none.
+    """
+    import transformers
+
+    if (folder := Path(source)).is_dir() and not (folder / "config.json").is_file():
+        raise UsageError(f"the folder '{source}' holds no model (no config.json in it)")
+    try:
+        return HfTokenizer(transformers.AutoTokenizer.from_pretrained(source, **options))
+    except Exception as error:
+        raise UsageError(
+            f"cannot load a tokenizer for '{source}': {reason(source, error)}; a model needs its tokenizer "
+            "files (tokenizer.json or tokenizer.model) beside its weights"
+        ) from error
+
+
+def reason(name: str, error: Exception) -> str:
+    """One line on what went wrong, with the remedy where it is known."""
+    message = str(error).strip() or type(error).__name__
+    if "trust_remote_code" in message:
+        return "it needs Python code of its own; --trust-remote-code lets it run, if you trust its authors"
+    near = difflib.get_close_matches(name, demo_models.NAMES)
+    hint = f"; did you mean {' or '.join(near)}?" if near else ""
+    return f"{message.splitlines()[0]}{hint}"
+
+
+class HfTokenizer:
+    """A transformers tokenizer as the encoder wants it."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        """Work out what the tokenizer puts in front of a text of its own accord."""
+        self.tokenizer = tokenizer
+        plain = tokenizer.encode("a", add_special_tokens=False)
+        full = tokenizer.encode("a")
+        lead = next((i for i in range(len(full)) if full[i : i + len(plain)] == plain), 0)
+        self.leading_ids: tuple[int, ...] = tuple(full[:lead])
+        self.prefix_id: int = _first_of(tokenizer.bos_token_id, tokenizer.eos_token_id, 0)
+        self.end_ids: tuple[int, ...] = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
+        self.has_chat_template = bool(tokenizer.chat_template)
+        self._rust = getattr(tokenizer, "_tokenizer", None)
+
+    def encode(self, texts: Sequence[str]) -> list[Ids]:
+        """Token ids of each text, without special tokens added."""
+        if self._rust is not None:
+            batch = self._rust.encode_batch_fast(list(texts), add_special_tokens=False)
+            return [np.asarray(encoding.ids, np.int32) for encoding in batch]
+        return [np.asarray(self.tokenizer.encode(t, add_special_tokens=False), np.int32) for t in texts]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of token ids, special tokens left out and blanks exactly as generated."""
+        text: str = self.tokenizer.decode(
+            list(ids), skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        return text
+
+    def chat(self, messages: Sequence[Message]) -> str:
+        """Text of a conversation up to where the assistant's next turn begins.
+
+        Raises:
+            UsageError: the template refuses the conversation.
+        """
+        turns = [{"role": m.role, "content": m.content} for m in messages]
+        try:
+            text: str = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        except Exception as error:  # a template is a program and fails as it likes
+            raise UsageError(
+                f"the model's chat template refuses the prompt: {error}; --no-chat sends it as plain text"
+            ) from error
+        return text
+
+
+def _first_of(*ids: int | None) -> int:
+    return next(i for i in ids if i is not None)
