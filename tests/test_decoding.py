@@ -25,8 +25,10 @@ class Pieces:
 
     leading_ids: tuple[int, ...] = ()
     prefix_id = END
+    bos_id = None
     end_ids = (END,)
     has_chat_template = False
+    chat_template = None
 
     def __init__(self, *, drops_blank: bool = False) -> None:
         self._drops_blank = drops_blank
