@@ -267,7 +267,7 @@ def test_a_stop_text_that_decodes_to_nothing_ends_the_answer() -> None:
     mark = tokenizer.ids("<|im_end|>")[0]
     prompt = EncodedPrompt(np.asarray(tokenizer.ids("Q"), np.int32), 9, ("<|im_end|>",))
     growing = Growing(Draft(0, 0, prompt), frozenset({END}), tokenizer)
-    growing.closing_ids = frozenset({END, mark})
+    growing.stop_ids = frozenset({mark})
     decode = tokenizer.decode
     tokenizer.decode = lambda ids: decode([i for i in ids if i != mark])  # type: ignore[method-assign]
     assert growing.add(tokenizer.ids("a")[0], 0.0) is None

@@ -166,6 +166,7 @@ def test_counters_without_a_measured_noise(example):
         "non_finite": 0,
         "unparsed": 0,
         "unfinished": 0,
+        "unfinished_reasoning": 0,
         "close_calls": None,
     }
     assert "score_range" not in entry
@@ -221,6 +222,7 @@ def test_hidden_labels_give_counters_but_no_metric():
         "non_finite": 0,
         "unparsed": 0,
         "unfinished": 0,
+        "unfinished_reasoning": 0,
         "close_calls": 3,
     }
 

@@ -74,7 +74,17 @@ class TestResults:
         assert [shape(subset) for subset in task["subsets"].values()] == [ESTIMATE] * 3
         assert shape(task["averages"]) == {"macro": {"acc": float}, "micro": {"acc": float}}
         zero = dict.fromkeys(
-            ("errors", "truncated", "unfinished", "ties", "non_finite", "unparsed", "close_calls"), 0
+            (
+                "errors",
+                "truncated",
+                "unfinished",
+                "unfinished_reasoning",
+                "ties",
+                "non_finite",
+                "unparsed",
+                "close_calls",
+            ),
+            0,
         )
         assert task["counters"] == {"samples": N_SAMPLE, **zero}
 

@@ -74,8 +74,8 @@ def run(
     system: str = typer.Option(None, help="System prompt of every conversation (with --chat)."),
     answer_prefix: str = typer.Option(
         None,
-        help="Beginning of every answer, put into the model's mouth after the chat template and before scored "
-        "options; it is not part of what is judged (with --chat).",
+        help="Beginning of every answer, put into the model's mouth after the chat template and before "
+        "scored options; it is not part of what is judged (with --chat).",
     ),
     reasoning_tags: str = typer.Option(
         None,
