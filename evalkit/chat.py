@@ -75,7 +75,10 @@ def _separated(grown: Sequence[str], alone: Sequence[str]) -> tuple[Message, ...
 def _question_start(added: str, alone: str) -> int:
     """Where in an answer and the question after it the question begins; 0 where that does not show.
 
-    Answer and header may end alike, so the question begins on a line of its own.
+    The question is what both texts end in, from the beginning of a line: without that, an answer that ends
+    as the header above `alone` does would lose its end.
     """
-    begin = len(added) - len(os.path.commonprefix([added[::-1], alone[::-1]]))  # noqa: RUF071
-    return added.find("\n", begin - 1) + 1 if begin else 0
+    shared = len(os.path.commonprefix([added[::-1], alone[::-1]]))  # noqa: RUF071 - as above
+    begin = len(added) - shared
+    is_whole = shared == len(alone)  # which begins a line, whatever stands before it in `added`
+    return added.find("\n", max(0, begin - is_whole)) + 1

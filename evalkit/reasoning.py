@@ -23,9 +23,9 @@ class Reasoning:
     def __init__(self, tags: tuple[str, str], prompt: Ids, tokenizer: Tokenizer) -> None:
         """`tags` are the texts (begin, end), `prompt` the ids that the completion follows."""
         self._begin, self._end = (_Tag(tag, tokenizer) for tag in tags)
-        self._opened = self._begin.ends(prompt)
         self.is_over = self._end.ends(prompt)
         """Whether what comes now is the answer."""
+        self._opened = not self.is_over and self._begin.ends(prompt)
 
     def follow(self, ids: Sequence[int]) -> None:
         """Take notice of the newest token."""
