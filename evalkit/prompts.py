@@ -128,6 +128,11 @@ class Encoder:
             raise UsageError("--chat: this protocol compares whole texts, which have no turns; use --no-chat")
         options = tuple(c.lstrip() if isinstance(c, str) else c for c in request.continuations)
         context = self._through_template(self._conversation(p, request)) + self.answer_prefix
+        if self.reasoning is not None and context.rstrip().endswith(self.reasoning[0]):
+            raise UsageError(
+                f"--chat: the prompt ends with {self.reasoning[0]}, and options are no reasoning; end that "
+                f"with --answer-prefix '{self.reasoning[1]}', or use a protocol that generates text"
+            )
         return ScoreRequest(context, options)
 
 

@@ -21,8 +21,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from toy import resolved_toy
 from transformers import PreTrainedTokenizerFast
 
+from evalkit import demo_models
 from evalkit.backends.mock import MockBackend
-from evalkit.backends.tokenizer import HfTokenizer
+from evalkit.backends.tokenizer import HfTokenizer, load_tokenizer
 from evalkit.chat import example_turns, plain_text
 from evalkit.data.source import open_source
 from evalkit.errors import UsageError
@@ -472,6 +473,15 @@ def test_a_template_without_a_system_role_is_an_error(template: str, what: str) 
         conversation(template, "Be brief.")
 
 
+def test_options_are_not_scored_as_reasoning() -> None:
+    thinks = CHATML.replace("assistant\n' }}", "assistant\n<think>\n' }}")
+    encoder = Encoder(tokenizer(thinks), 4096, True, reasoning=("<think>", "</think>"))
+    with pytest.raises(UsageError, match=r"ends with <think>.*--answer-prefix '</think>'"):
+        encoder.encode_one(INPUT, ScoreRequest("1?", (" A", " B")))
+    encoder.encode_one(INPUT, GenerateRequest("1?", 5))
+    replace(encoder, answer_prefix="</think>").encode_one(INPUT, ScoreRequest("1?", (" A", " B")))
+
+
 def test_a_system_prompt_takes_the_place_of_the_protocols_own() -> None:
     encoder = Encoder(tokenizer(CHATML), 4096, True, system="Mine.")
     own = GenerateRequest((Message("system", "Theirs."), Message("user", "1?")), 5)
@@ -557,6 +567,16 @@ class TestManifest:
 
 
 @pytest.mark.model
+def test_the_demo_models_conversations_are_those_of_transformers() -> None:
+    tok = load_tokenizer(str(demo_models.ensure("demo")))
+    encoder = Encoder(tok, 4096, True)
+    for turns in (TURNS, TURNS[:1], (Message("system", "Be brief."), *TURNS)):
+        found = encoder.prompt(INPUT, GenerateRequest(turns, 5)).ids.tolist()
+        assert found == by_transformers(tok, turns)
+        assert "You are a helpful AI assistant" in text_of(tok, found) or turns[0].role == "system"
+
+
+@pytest.mark.model
 def test_the_demo_model_converses(tmp_path: Path) -> None:
     command = [
         sys.executable,
@@ -578,7 +598,7 @@ def test_the_demo_model_converses(tmp_path: Path) -> None:
     for task in manifest["tasks"].values():
         assert task["data"]["chat_template"] is True
         # ChatML begins with <|im_start|>, which this tokenizer has as its BOS as well.
-        assert task["data"]["bos"] in (0, 1)
+        assert task["data"]["bos"] == 1
         assert task["data"]["chat"]["examples"] == "turns"
         assert len(task["data"]["chat"]["template_sha256"]) == 64
     rows = pq.read_table(tmp_path / "run" / "samples.parquet").to_pylist()
