@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from evalkit.reasoning import Reasoning
 from evalkit.tokens import EncodedPrompt, Tokenizer, common_prefix
 from evalkit.types import Completion, FinishReason
 
@@ -100,10 +101,11 @@ class Growing:
     tokenizer: Tokenizer
     ids: list[int] = field(default_factory=list)
     logprob: float = 0.0
-    closing_ids: frozenset[int] = field(init=False)
-    """Tokens that end the answer by themselves: end marks and stop texts of one token."""
+    stop_ids: frozenset[int] = field(init=False)
+    """Stop texts of one token."""
     _stops: tuple[str, ...] = field(init=False)
     _longest_stop: int = field(init=False)
+    _reasoning: Reasoning | None = field(init=False)
 
     def __post_init__(self) -> None:
         self._stops = tuple(filter(None, self.draft.prompt.stop))
@@ -111,7 +113,20 @@ class Growing:
         encoded = zip(self._stops, self.tokenizer.encode(self._stops), strict=True)
         # Some tokenizers put a token of their own before a lone character.
         single = [int(ids[-1]) for stop, ids in encoded if len(ids) == 1 or (len(stop) == 1 and len(ids))]
-        self.closing_ids = self.end_ids.union(single)
+        self.stop_ids = frozenset(single)
+        prompt = self.draft.prompt
+        self._reasoning = (
+            Reasoning(prompt.reasoning, prompt.ids, self.tokenizer) if prompt.reasoning else None
+        )
+
+    @property
+    def closing_ids(self) -> frozenset[int]:
+        """Tokens that end the answer by themselves: end marks, and after the reasoning stop texts too."""
+        return self.end_ids | self.stop_ids if self._is_answering else self.end_ids
+
+    @property
+    def _is_answering(self) -> bool:
+        return self._reasoning is None or self._reasoning.is_over
 
     @property
     def forbidden(self) -> frozenset[int]:
@@ -124,18 +139,13 @@ class Growing:
         self.logprob += logprob
         prompt = self.draft.prompt
         if token in self.end_ids:
-            text = self.text(self.ids[:-1])
-            cut = self._cut(text)
-            return self._completion(text if cut is None else cut, "eos")
-        if self._longest_stop and self._stop_is_near():
-            stopped = self._cut(self.text(self.ids))
-            if stopped is not None:
-                return self._completion(stopped, "stop")
-        # A stop text that is a special token leaves no trace in the text.
-        if token in self.closing_ids and len(self.ids) > prompt.min_new_tokens:
-            return self._completion(self.text(self.ids[:-1]), "stop")
+            return self._completion(self.ids[:-1], "eos")
+        if self._reasoning is not None:
+            self._reasoning.follow(self.ids)
+        if self._is_answering and self._is_stopped(token):
+            return self._completion(self.ids, "stop")
         if len(self.ids) >= prompt.max_new_tokens:
-            return self._completion(self.text(self.ids), "length")
+            return self._completion(self.ids, "length")
         return None
 
     def text(self, ids: Sequence[int]) -> str:
@@ -145,18 +155,41 @@ class Growing:
         whole = self.tokenizer.decode([*anchor, *ids])
         return whole[len(before) :] if whole.startswith(before) else self.tokenizer.decode(ids)
 
+    def _is_stopped(self, token: int) -> bool:
+        if self._longest_stop and self._stop_is_near() and self._parts(self.ids).stopped:
+            return True
+        # A stop text that is a special token leaves no trace in the text.
+        enough = len(self.ids) > self.draft.prompt.min_new_tokens
+        return enough and token in self.stop_ids and not self.tokenizer.decode([token])
+
     def _stop_is_near(self) -> bool:
         """Whether the last tokens may hold a stop text; every token is at least one byte of it."""
         recent = self.tokenizer.decode(self.ids[-(4 * self._longest_stop + 4) :])
         # On their own these tokens may lack a blank in front.
         return any(stop.lstrip(" ") in recent for stop in self._stops)
 
-    def _cut(self, text: str) -> str | None:
-        """The text up to its first stop; None without one. The fewest tokens asked for hold no stop."""
+    def _parts(self, ids: Sequence[int]) -> _Parts:
+        """What `ids` say. The answer ends at its first stop; the fewest tokens asked for hold none."""
+        text = self.text(ids)
+        reasoning, begin = self._reasoning.split(ids, self.text) if self._reasoning else ("", 0)
         least = self.draft.prompt.min_new_tokens
-        begin = len(self.text(self.ids[:least])) if least else 0
-        places = [place for stop in self._stops if (place := text.find(stop, begin)) >= 0]
-        return text[: min(places)] if places else None
+        searched = max(begin, len(self.text(self.ids[:least])) if least else 0)
+        places = [place for stop in self._stops if (place := text.find(stop, searched)) >= 0]
+        return _Parts(reasoning, text[begin : min(places, default=len(text))], bool(places))
 
-    def _completion(self, text: str, reason: FinishReason) -> Completion:
-        return Completion(text, reason, len(self.ids), tuple(self.ids), self.logprob)
+    def _completion(self, ids: Sequence[int], reason: FinishReason) -> Completion:
+        parts = self._parts(ids)
+        # Where tags were expected but none came, a stop shows only now that all is known to be answer.
+        if reason == "length" and parts.stopped:
+            reason = "stop"
+        return Completion(parts.answer, reason, len(self.ids), tuple(self.ids), self.logprob, parts.reasoning)
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """A completion taken apart."""
+
+    reasoning: str
+    answer: str
+    stopped: bool
+    """Whether the answer ended at a stop text."""

@@ -36,9 +36,11 @@ def recorded(resolved: ResolvedTask, prompt: Prompt, response: Response, *, keep
     if isinstance(response, Failure):
         return replace(outcome, error=response.error)
     if isinstance(response, GenerateResponse):
+        thoughts = [c.reasoning for c in response.completions]
         return replace(
             outcome,
             completions=tuple(c.text for c in response.completions),
+            reasonings=tuple(thoughts) if any(thoughts) else None,
             finish_reason=_reasons([c.finish_reason for c in response.completions]),
         )
     logprobs, n_tokens = protocol.combine(response)

@@ -64,7 +64,16 @@ def check_finished(store: RunStore, options: RunOptions, jobs: Sequence[Job]) ->
     )
 
 
-_FINISHED = ("model", "seed", "chat", "max_length", "log_prompts")
+_FINISHED = (
+    "model",
+    "seed",
+    "chat",
+    "system",
+    "answer_prefix",
+    "reasoning_tags",
+    "max_length",
+    "log_prompts",
+)
 """Options, beside tasks and engine, that must be the same for a finished run to be the answer."""
 
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from evalkit.backends.base import Backend
+from evalkit.chat import all_separable
 from evalkit.data.content import check_split
 from evalkit.data.source import DataSource
 from evalkit.errors import DataError, UsageError, unknown_name
 from evalkit.fewshot import Examples
 from evalkit.judge import Samples
-from evalkit.prompts import Encoder, Prompt, prepare, render
+from evalkit.prompts import Encoder, Prompt, Rendered, prepare, render
 from evalkit.spec import ResolvedTask, resolve_all
 from evalkit.task import JudgeSettings, PromptInput
+from evalkit.tokens import bos_at_start
 from evalkit.types import Outcome, Request, Sample
 
 
@@ -33,6 +36,12 @@ class RunOptions:
     seed: int = 0
     chat: bool | None = None
     """Whether prompts go through the model's chat template; None leaves it to the protocol."""
+    system: str | None = None
+    """System prompt of every conversation."""
+    answer_prefix: str | None = None
+    """Beginning of every answer, put into the model's mouth."""
+    reasoning_tags: tuple[str, str] | None = None
+    """Texts between which the model reasons before it answers."""
     max_length: int | None = None
     """Longest prompt and answer in tokens, where that is less than the model's own limit."""
     unsafe_local_code: bool = False
@@ -43,7 +52,9 @@ class RunOptions:
 
     def to_json(self) -> dict[str, Any]:
         """As written to the manifest."""
-        return {**asdict(self), "subsets": list(self.subsets), "engine": dict(self.engine)}
+        lists = {"subsets": list(self.subsets), "engine": dict(self.engine)}
+        tags = {"reasoning_tags": list(self.reasoning_tags)} if self.reasoning_tags else {}
+        return asdict(self) | lists | tags
 
     @property
     def judging(self) -> JudgeSettings:
@@ -79,12 +90,20 @@ def load_jobs(options: RunOptions, source: DataSource) -> list[Job]:
     resolved = resolve_all(options.tasks, shots=options.shots, split=options.split)
     if options.limit is not None and options.limit < 1:
         raise UsageError(f"--limit {options.limit}: at least one sample per subset is needed")
+    _check_chat_options(options)
     for one in resolved:
         if one.protocol.ready is not None:
             one.protocol.ready(options.judging)
     check_variant(resolved, source)
     chosen = _chosen_subsets(resolved, source, options.subsets)
     return [_load_job(r, source, chosen[r.name], options) for r in resolved]
+
+
+def _check_chat_options(options: RunOptions) -> None:
+    given = {"--system": options.system, "--answer-prefix": options.answer_prefix}
+    for option, text in given.items():
+        if text is not None and not options.chat:
+            raise UsageError(f"{option} is part of a conversation, and plain prompts are none; add --chat")
 
 
 def check_variant(resolved: Sequence[ResolvedTask], source: DataSource) -> None:
@@ -137,18 +156,75 @@ def render_prompts(job: Job, backend: Backend, options: RunOptions) -> list[Prom
     """Render and encode every sample.
 
     Raises:
-        UsageError: a prompt that cannot be made to fit, or an engine that cannot answer such requests.
+        UsageError: a prompt that cannot be made to fit or has two BOS tokens, a chat template that does not
+            suit the prompts, or an engine that cannot answer such requests.
     """
     _check_capable(job.resolved, backend)
-    window = min(backend.info.max_length, options.max_length or backend.info.max_length)
-    encoder = Encoder(backend.tokenizer, window, options.chat, options.seed)
     rendered: list[tuple[PromptInput, Request]] = [
         pair
         for subset, samples in job.samples.items()
         for pair in render(job.resolved, samples, job.shots[subset])
     ]
+    encoder = Encoder(
+        tokenizer=backend.tokenizer,
+        window=min(backend.info.max_length, options.max_length or backend.info.max_length),
+        chat=options.chat,
+        seed=options.seed,
+        system=options.system,
+        answer_prefix=options.answer_prefix or "",
+        reasoning=options.reasoning_tags,
+    )
     job.data["chat_template"] = any(encoder.uses_template(request) for _, request in rendered)
-    return prepare(job.resolved, rendered, encoder)
+    if job.data["chat_template"]:
+        encoder, job.data["chat"] = _conversing(encoder, job.resolved, rendered)
+    prompts = prepare(job.resolved, rendered, encoder)
+    job.data["bos"] = _checked_bos(job, prompts, backend)
+    return prompts
+
+
+def _conversing(
+    encoder: Encoder, resolved: ResolvedTask, rendered: Rendered
+) -> tuple[Encoder, dict[str, str | None]]:
+    """Choose how examples are asked in a chat template, and put it down."""
+    render = resolved.protocol.render
+    template = encoder.tokenizer.chat_template
+    examples = None
+    if any(p.shots for p, _ in rendered):
+        examples = "turns" if all_separable(render, rendered) else "one turn"
+    described = {
+        "template_sha256": None if template is None else hashlib.sha256(template.encode()).hexdigest(),
+        "examples": examples,
+    }
+    return replace(encoder, render=render if examples == "turns" else None), described
+
+
+def _checked_bos(job: Job, prompts: Sequence[Prompt], backend: Backend) -> int | None:
+    """How many BOS tokens (0 or 1) the prompts begin with; None where the model has none.
+
+    A prompt cut from the left may have lost the one it had.
+    """
+    tokenizer = backend.tokenizer
+    if tokenizer.bos_id is None:
+        return None
+    found = 0
+    for prompt in prompts:
+        here = bos_at_start(tokenizer, prompt.encoded)
+        if here > 1:
+            raise UsageError(
+                f"{job.name}: the prompt of {prompt.sample.subset} sample {prompt.sample.id} begins with "
+                f"{here} BOS tokens: {_bos_writers(job, backend)}"
+            )
+        found = max(found, here)
+    return found
+
+
+def _bos_writers(job: Job, backend: Backend) -> str:
+    if job.data["chat_template"]:
+        return (
+            f"the chat template of {backend.info.name} writes one, and so does the text it is given (the "
+            "system prompt or the data); take it out there, or use --no-chat"
+        )
+    return "the text has more than one at its beginning; take them out of the data"
 
 
 def _check_capable(resolved: ResolvedTask, backend: Backend) -> None:

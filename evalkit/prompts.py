@@ -7,9 +7,10 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from evalkit.chat import example_turns, plain_text
 from evalkit.errors import UsageError
 from evalkit.spec import ResolvedTask
-from evalkit.task import PromptInput
+from evalkit.task import PromptInput, Render
 from evalkit.tokens import EncodedPrompt, EncodedRequest, Tokenizer, encode, encode_prompt
 from evalkit.types import GenerateRequest, Message, Request, Sample, ScoreRequest, SpanRequest
 
@@ -48,13 +49,24 @@ class Encoder:
     chat: bool | None = None
     """Whether prompts go through the chat template; None: conversations do where there is one."""
     seed: int = 0
+    system: str | None = None
+    """System prompt of every conversation; stands in for one of the protocol's own."""
+    answer_prefix: str = ""
+    """Beginning of every answer of a conversation, put into the model's mouth after the template."""
+    reasoning: tuple[str, str] | None = None
+    """Texts between which the model reasons before it answers."""
+    render: Render | None = None
+    """How the protocol asks, to turn its examples into turns; None leaves a plain prompt in one turn."""
 
     def encode_all(self, rendered: Rendered) -> Iterator[Encoded]:
-        """Encode requests in order."""
-        inputs, requests = [p for p, _ in rendered], [request for _, request in rendered]
-        scored = [self._as_turn(r) for r in requests if not isinstance(r, GenerateRequest)]
-        encoded = encode(self.tokenizer, scored)
-        for p, request in zip(inputs, requests, strict=True):
+        """Encode requests in order.
+
+        Raises:
+            UsageError: the chat template does not fit the conversation, or an option is empty in tokens.
+        """
+        scored = [self._as_turn(p, r) for p, r in rendered if not isinstance(r, GenerateRequest)]
+        encoded = encode(self.tokenizer, scored, templated=bool(self.chat))
+        for p, request in rendered:
             yield self.prompt(p, request) if isinstance(request, GenerateRequest) else next(encoded)
 
     def encode_one(self, p: PromptInput, request: Request) -> Encoded:
@@ -64,14 +76,19 @@ class Encoder:
     def prompt(self, p: PromptInput, request: GenerateRequest) -> EncodedPrompt:
         """Encode a prompt that is to be continued."""
         most = max(map(len, self.tokenizer.encode(request.no_longer_than)), default=request.max_new_tokens)
+        templated = self.uses_template(request)
+        turns = self._conversation(p, request) if templated else ()
+        begun = (self.answer_prefix if templated else "") + request.prefill
+        text = (self._through_template(turns) if templated else _joined(request)) + begun
         return EncodedPrompt(
-            ids=encode_prompt(self.tokenizer, self._text(request)),
+            ids=encode_prompt(self.tokenizer, text, templated=templated),
             max_new_tokens=min(most, request.max_new_tokens),
             stop=request.stop,
             sampling=request.sampling,
             seed=_seed(self.seed, p.sample),
             min_new_tokens=request.min_new_tokens,
-            turns=tuple(_turns(request)) if self.uses_template(request) else (),
+            turns=(*turns, Message("assistant", begun)) if templated and begun else turns,
+            reasoning=self.reasoning,
         )
 
     def uses_template(self, request: Request) -> bool:
@@ -81,22 +98,42 @@ class Encoder:
         turns = isinstance(request, GenerateRequest) and not isinstance(request.prompt, str)
         return turns and self.tokenizer.has_chat_template
 
-    def _text(self, request: GenerateRequest) -> str:
-        if self.uses_template(request):
-            return self.tokenizer.chat(_turns(request)) + request.prefill
-        if isinstance(request.prompt, str):
-            return request.prompt + request.prefill
-        # Turns without a template are joined as OpenCompass does for base models.
-        return "\n".join(message.content for message in request.prompt) + request.prefill
+    def _conversation(self, p: PromptInput, request: ScoreRequest | GenerateRequest) -> tuple[Message, ...]:
+        """The turns of a prompt: those the protocol wrote, or its examples', or one."""
+        turns = _turns(request)
+        if self.render is not None and p.shots and (text := plain_text(request)) is not None:
+            turns = example_turns(self.render, p, text) or turns
+        if self.system is None:
+            return turns
+        return (Message("system", self.system), *(turn for turn in turns if turn.role != "system"))
 
-    def _as_turn(self, request: ScoreRequest | SpanRequest) -> ScoreRequest | SpanRequest:
+    def _through_template(self, turns: Sequence[Message]) -> str:
+        if not self.tokenizer.has_chat_template:
+            raise UsageError(
+                "--chat: the model's tokenizer has no chat template, as those of base models; "
+                "use --no-chat, or a model that was trained on conversations"
+            )
+        text = self.tokenizer.chat(turns)
+        if self.system is not None and self.system.strip() not in text:
+            raise UsageError(
+                "--system: the model's chat template leaves the system prompt out; leave out --system"
+            )
+        return text
+
+    def _as_turn(self, p: PromptInput, request: ScoreRequest | SpanRequest) -> ScoreRequest | SpanRequest:
         """Put the context of a scored request into the chat template where that is asked for."""
         if not self.chat:
             return request
         if isinstance(request, SpanRequest):
             raise UsageError("--chat: this protocol compares whole texts, which have no turns; use --no-chat")
         options = tuple(c.lstrip() if isinstance(c, str) else c for c in request.continuations)
-        return ScoreRequest(self.tokenizer.chat([Message("user", request.context)]), options)
+        context = self._through_template(self._conversation(p, request)) + self.answer_prefix
+        if self.reasoning is not None and context.rstrip().endswith(self.reasoning[0]):
+            raise UsageError(
+                f"--chat: the prompt ends with {self.reasoning[0]}, and options are no reasoning; end that "
+                f"with --answer-prefix '{self.reasoning[1]}', or use a protocol that generates text"
+            )
+        return ScoreRequest(context, options)
 
 
 def prompt_text(request: Request) -> str:
@@ -226,8 +263,14 @@ def request_bytes(encoded: Encoded) -> Iterator[bytes]:
         yield from (part.tobytes() for part in (encoded.base, *encoded.tails))
 
 
-def _turns(request: GenerateRequest) -> Sequence[Message]:
-    return (Message("user", request.prompt),) if isinstance(request.prompt, str) else request.prompt
+def _joined(request: GenerateRequest) -> str:
+    """The prompt without a template: turns are joined as OpenCompass does for base models."""
+    return "\n".join(message.content for message in _turns(request))
+
+
+def _turns(request: ScoreRequest | GenerateRequest) -> tuple[Message, ...]:
+    prompt = request.context if isinstance(request, ScoreRequest) else request.prompt
+    return (Message("user", prompt),) if isinstance(prompt, str) else prompt
 
 
 def _seed(seed: int, sample: Sample) -> int:

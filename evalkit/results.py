@@ -35,6 +35,8 @@ class _Columns:
     truncated: NDArray[np.bool_]
     unfinished: NDArray[np.bool_]
     """Completions that ended at their token limit."""
+    unfinished_reasoning: NDArray[np.bool_]
+    """Those of them that were still reasoning."""
     non_finite: NDArray[np.bool_]
     margin: NDArray[np.float64]
     """Best minus second best option score; NaN where there are none to compare."""
@@ -107,9 +109,18 @@ def _columns(resolved: ResolvedTask, outcomes: Sequence[Outcome]) -> _Columns:
         unparsed=np.array([o.prediction is None and o.error is None for o in outcomes], dtype=bool),
         truncated=np.array([o.truncated for o in outcomes], dtype=bool),
         unfinished=np.array(["length" in (o.finish_reason or "") for o in outcomes], dtype=bool),
+        unfinished_reasoning=np.array([_still_reasoning(o) for o in outcomes], dtype=bool),
         non_finite=answered & ~finite,
         margin=_margin(compared),
         target_gap=_target_gap(compared, _targets(resolved, outcomes)),
+    )
+
+
+def _still_reasoning(outcome: Outcome) -> bool:
+    """Whether the token limit left no room for an answer."""
+    pairs = zip(outcome.completions or (), outcome.reasonings or (), strict=False)
+    return "length" in (outcome.finish_reason or "") and any(
+        thought and not answer for answer, thought in pairs
     )
 
 
@@ -165,6 +176,7 @@ def _counters(rows: _Columns, noise: float | None) -> dict[str, int | None]:
         "errors": int(rows.failed.sum()),
         "truncated": int(rows.truncated.sum()),
         "unfinished": int(rows.unfinished.sum()),
+        "unfinished_reasoning": int(rows.unfinished_reasoning.sum()),
         "ties": int((rows.margin == 0).sum()),
         "non_finite": int(rows.non_finite.sum()),
         "unparsed": int(rows.unparsed.sum()),

@@ -223,6 +223,8 @@ _COLUMNS = {
     "choice_chars": "list<int32>",
     "completion": "string",
     "completions": "list<string>",
+    "reasoning": "string",
+    "reasonings": "list<string>",
     "finish_reason": "string",
     "truncated": "bool",
     "error": "string",
@@ -230,7 +232,7 @@ _COLUMNS = {
     "prompt": "string",
 }
 
-_ON_DEMAND = ("choice_chars", "completions", "stratum", "prompt")
+_ON_DEMAND = ("choice_chars", "completions", "reasoning", "reasonings", "stratum", "prompt")
 """Columns that are there only where some sample has a value."""
 
 
@@ -238,14 +240,16 @@ def _line(response: Answer) -> tuple[str, list[Any]]:
     """Kind and parts of a response, as a journal line holds them."""
     if isinstance(response, ScoreResponse):
         return "scores", [[s.logprob, s.n_tokens, s.is_greedy] for s in response.scores]
-    return "completions", [[c.text, c.finish_reason, c.n_tokens] for c in response.completions]
+    return "completions", [[c.text, c.finish_reason, c.n_tokens, c.reasoning] for c in response.completions]
 
 
 def _response(kind: str, parts: list[Any]) -> Answer:
     if kind == "scores":
         return ScoreResponse(tuple(ContinuationScore(*part) for part in parts))
     if kind == "completions":
-        return GenerateResponse(tuple(Completion(*part) for part in parts))
+        return GenerateResponse(
+            tuple(Completion(text, why, n, reasoning=thought) for text, why, n, thought in parts)
+        )
     raise ValueError(f"unknown kind of response '{kind}'")
 
 
@@ -263,10 +267,15 @@ def _arrow_type(name: str) -> Any:
 
 def _row(outcome: Outcome) -> dict[str, Any]:
     row = {name: getattr(outcome, name, None) for name in _COLUMNS}
-    texts = None if outcome.completions is None else [_encodable(c) for c in outcome.completions]
-    row |= {"completion": texts[0], "completions": texts if len(texts) > 1 else None} if texts else {}
+    row |= _first_and_all("completion", outcome.completions) | _first_and_all("reasoning", outcome.reasonings)
     prediction = None if outcome.prediction is None else _encodable(outcome.prediction)
     return row | {"prediction": prediction, "metrics": json.dumps(dict(outcome.metrics))}
+
+
+def _first_and_all(name: str, texts: Sequence[str] | None) -> dict[str, Any]:
+    """Columns of a sample's texts: the first, and where there are several, all."""
+    kept = [_encodable(text) for text in texts or ()]
+    return {name: kept[0] if kept else None, f"{name}s": kept if len(kept) > 1 else None}
 
 
 def _encodable(text: str) -> str:
@@ -277,9 +286,10 @@ def _encodable(text: str) -> str:
 def _outcome(row: Mapping[str, Any]) -> Outcome:
     fields: dict[str, Any] = {name: row.get(name) for name in Outcome.__slots__}
     fields["metrics"] = json.loads(row["metrics"])
-    if row["completion"] is not None and fields["completions"] is None:
-        fields["completions"] = (row["completion"],)
-    for name in ("choice_logprobs", "choice_tokens", "choice_chars", "completions"):
+    for one, several in (("completion", "completions"), ("reasoning", "reasonings")):
+        if row.get(one) is not None and fields[several] is None:
+            fields[several] = (row[one],)
+    for name in ("choice_logprobs", "choice_tokens", "choice_chars", "completions", "reasonings"):
         if fields[name] is not None:
             fields[name] = tuple(fields[name])
     return Outcome(**fields)
@@ -330,4 +340,5 @@ def outcome_bytes(outcomes: Iterable[Outcome]) -> Iterator[bytes]:
 def response_bytes(outcomes: Iterable[Outcome]) -> Iterator[bytes]:
     """The measured part of each outcome."""
     for o in outcomes:
-        yield json.dumps([o.subset, o.sample_id, o.choice_logprobs, o.choice_tokens, o.completions]).encode()
+        measured = [o.subset, o.sample_id, o.choice_logprobs, o.choice_tokens, o.completions]
+        yield json.dumps(measured + ([] if o.reasonings is None else [o.reasonings])).encode()

@@ -34,10 +34,14 @@ class Tokenizer(Protocol):
     prefix_id: int
     """Stands in front where a context leaves no token of its own: BOS, else EOS."""
 
+    bos_id: int | None
+    """Id that begins a text (BOS), where the vocabulary has one; it need not be among `leading_ids`."""
     end_ids: tuple[int, ...]
     """Ids that end a text (EOS), possibly none."""
     has_chat_template: bool
     """Whether the model was trained on conversations in a format the tokenizer knows."""
+    chat_template: str | None
+    """Text of the chat template, where it is known."""
 
     def encode(self, texts: Sequence[str]) -> list[Ids]:
         """Token ids of each text, without special tokens added."""
@@ -113,8 +117,13 @@ class EncodedPrompt:
     seed: int = 0
     """Of the first completion; completion k draws with `seed + k`."""
     min_new_tokens: int = 0
+    reasoning: tuple[str, str] | None = None
+    """Texts (begin, end) between which the model reasons; stop texts count in its answer only."""
     turns: tuple[Message, ...] = ()
-    """The conversation behind `ids`, for servers that put it into a chat template of their own."""
+    """The conversation behind `ids`, for servers that put it into a chat template of their own.
+
+    An assistant's turn at its end is the beginning of the answer, not a whole one.
+    """
 
     @property
     def n_inputs(self) -> int:
@@ -131,15 +140,23 @@ class EncodedPrompt:
         return replace(self, ids=self.ids[-n_inputs:])
 
 
-def encode(tokenizer: Tokenizer, requests: Sequence[ScoreRequest | SpanRequest]) -> Iterator[EncodedRequest]:
+def encode(
+    tokenizer: Tokenizer, requests: Sequence[ScoreRequest | SpanRequest], *, templated: bool = False
+) -> Iterator[EncodedRequest]:
     """Tokenise requests in order.
+
+    Args:
+        tokenizer: the model's.
+        requests: what is to be scored.
+        templated: the contexts came out of a chat template. Such a text spells out its special tokens, so
+            nothing is put in front, and its last blanks are the template's own and not the option's.
 
     Raises:
         UsageError: a continuation tokenises to nothing.
     """
     for begin in range(0, len(requests), _CHUNK):
         chunk = requests[begin : begin + _CHUNK]
-        score = iter(_encode_scores(tokenizer, [r for r in chunk if isinstance(r, ScoreRequest)]))
+        score = iter(_encode_scores(tokenizer, [r for r in chunk if isinstance(r, ScoreRequest)], templated))
         span = iter(_encode_spans(tokenizer, [r for r in chunk if isinstance(r, SpanRequest)]))
         for request in chunk:
             yield next(score if isinstance(request, ScoreRequest) else span)
@@ -151,10 +168,14 @@ def has_leading_ids(tokenizer: Tokenizer, ids: Ids) -> bool:
     return n > 0 and tuple(int(i) for i in ids[:n]) == tokenizer.leading_ids
 
 
-def encode_prompt(tokenizer: Tokenizer, text: str) -> Ids:
-    """Token ids of a text that is continued: as it stands, after the tokenizer's own leading tokens."""
+def encode_prompt(tokenizer: Tokenizer, text: str, *, templated: bool = False) -> Ids:
+    """Token ids of a text that is continued, after the tokenizer's own leading tokens.
+
+    A text that came out of a chat template (`templated`) is taken as it stands.
+    """
     (ids,) = tokenizer.encode([text])
-    ids = with_leading(tokenizer, ids)
+    if not templated:
+        ids = with_leading(tokenizer, ids)
     return ids if len(ids) else np.asarray([tokenizer.prefix_id], np.int32)
 
 
@@ -163,6 +184,21 @@ def with_leading(tokenizer: Tokenizer, ids: Ids) -> Ids:
     if not tokenizer.leading_ids or has_leading_ids(tokenizer, ids):
         return ids
     return np.concatenate([np.asarray(tokenizer.leading_ids, np.int32), ids])
+
+
+def bos_at_start(tokenizer: Tokenizer, encoded: EncodedRequest | EncodedPrompt) -> int:
+    """How many BOS tokens the ids begin with: 0 or 1, unless something was written twice."""
+    if isinstance(encoded, EncodedPrompt):
+        sequences = [encoded.ids]
+    elif len(encoded.base) and encoded.base[-1] != tokenizer.bos_id:
+        sequences = [encoded.base]
+    else:
+        sequences = [encoded.sequence(j) for j in range(len(encoded.tails))]
+    return max(_leading_run(ids, tokenizer.bos_id) for ids in sequences)
+
+
+def _leading_run(ids: Ids, wanted: int | None) -> int:
+    return next((i for i, found in enumerate(ids) if found != wanted), len(ids))
 
 
 def _encode_spans(tokenizer: Tokenizer, requests: Sequence[SpanRequest]) -> Iterator[EncodedRequest]:
@@ -179,16 +215,18 @@ def _encode_spans(tokenizer: Tokenizer, requests: Sequence[SpanRequest]) -> Iter
         )
 
 
-def _encode_scores(tokenizer: Tokenizer, requests: Sequence[ScoreRequest]) -> Iterator[EncodedRequest]:
-    splits = [_split_trailing_space(r) for r in requests]
+def _encode_scores(
+    tokenizer: Tokenizer, requests: Sequence[ScoreRequest], templated: bool
+) -> Iterator[EncodedRequest]:
+    splits = [(r.context, "") if templated else _split_trailing_space(r) for r in requests]
     contexts = tokenizer.encode([context for context, _ in splits])
     boundary = _Boundary(
         tokenizer, [context for context, _ in splits], [space for _, space in splits], requests
     )
     for i, (request, ids) in enumerate(zip(requests, contexts, strict=True)):
-        yield _join(
-            tokenizer, request, ids, [boundary.tail(i, j, ids) for j in range(len(request.continuations))]
-        )
+        tails = [boundary.tail(i, j, ids) for j in range(len(request.continuations))]
+        full = ids if templated else with_leading(tokenizer, ids)
+        yield _join(tokenizer, request, ids, full, tails)
 
 
 def _split_trailing_space(request: ScoreRequest) -> tuple[str, str]:
@@ -200,9 +238,9 @@ def _split_trailing_space(request: ScoreRequest) -> tuple[str, str]:
 
 
 def _join(
-    tokenizer: Tokenizer, request: ScoreRequest, context: Ids, tails: list[tuple[int, Ids]]
+    tokenizer: Tokenizer, request: ScoreRequest, context: Ids, full: Ids, tails: list[tuple[int, Ids]]
 ) -> EncodedRequest:
-    """Put (kept context ids, tail) pairs over one common base."""
+    """Put (kept context ids, tail) pairs over one common base; `full` is the context with what leads it."""
     for (_, tail), continuation in zip(tails, request.continuations, strict=True):
         if len(tail) == 0:
             raise UsageError(
@@ -210,7 +248,6 @@ def _join(
                 f"'…{request.context[-40:]}'; give it a text the tokenizer can encode"
             )
     base = min(kept for kept, _ in tails)
-    full = with_leading(tokenizer, context)
     if len(context) == 0 or (base == 0 and len(full) == len(context)):
         # An empty context, or one that merges into an option whole, leaves nothing to predict from.
         full = np.concatenate([np.asarray([tokenizer.prefix_id], np.int32), context])

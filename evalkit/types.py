@@ -121,12 +121,15 @@ class Completion:
     """One generated text."""
 
     text: str
+    """The answer, without the reasoning before it; empty where the model was cut off while it reasoned."""
     finish_reason: FinishReason
     n_tokens: int
     """Tokens generated, those of a stop text or end mark included."""
     token_ids: tuple[int, ...] = ()
     logprob: float = 0.0
     """Sum of the natural-log probabilities of `token_ids` under the model, before any sampling setting."""
+    reasoning: str = ""
+    """What stood between the model's reasoning tags."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +171,8 @@ class Outcome:
     """Characters of each option's text, where the protocol also compares by length."""
     completions: tuple[str, ...] | None = None
     """Generated texts; None for scoring."""
+    reasonings: tuple[str, ...] | None = None
+    """What the model thought before each of them; None where it never did."""
     finish_reason: str | None = None
     """Why the completion ended (see `FinishReason`); of several, how often each reason occurred."""
     metrics: Mapping[str, float] = field(default_factory=dict)

@@ -176,6 +176,8 @@ def _counter_warnings(task: Json) -> Iterator[str]:
         yield f"{counters['errors']:,} of {counters['samples']:,} samples failed{non_finite}."
     if counters["unparsed"]:
         yield f"{counters['unparsed']:,} answers could not be parsed."
+    if unfinished := counters.get("unfinished_reasoning"):
+        yield f"{unfinished:,} samples reached the token limit while the model still reasoned: no answer."
 
 
 def _coverage_warnings(task: Json) -> Iterator[str]:

@@ -25,8 +25,10 @@ class Pieces:
 
     leading_ids: tuple[int, ...] = ()
     prefix_id = END
+    bos_id = None
     end_ids = (END,)
     has_chat_template = False
+    chat_template = None
 
     def __init__(self, *, drops_blank: bool = False) -> None:
         self._drops_blank = drops_blank
@@ -265,10 +267,147 @@ def test_a_stop_text_that_decodes_to_nothing_ends_the_answer() -> None:
     mark = tokenizer.ids("<|im_end|>")[0]
     prompt = EncodedPrompt(np.asarray(tokenizer.ids("Q"), np.int32), 9, ("<|im_end|>",))
     growing = Growing(Draft(0, 0, prompt), frozenset({END}), tokenizer)
-    growing.closing_ids = frozenset({END, mark})
+    growing.stop_ids = frozenset({mark})
     decode = tokenizer.decode
     tokenizer.decode = lambda ids: decode([i for i in ids if i != mark])  # type: ignore[method-assign]
     assert growing.add(tokenizer.ids("a")[0], 0.0) is None
     completion = growing.add(mark, 0.0)
     assert completion is not None
     assert (completion.text, completion.finish_reason, completion.n_tokens) == ("a", "stop", 2)
+
+
+# -- reasoning ----------------------------------------------------------------------------------------
+
+TAGS = ("<think>", "</think>")
+
+
+class Hiding(Pieces):
+    """Has the tags as special tokens, which decoding leaves out."""
+
+    def ids(self, *pieces: str | bytes) -> list[int]:
+        return super().ids(*(p.encode().join([b"\0", b"\0"]) if p in TAGS else p for p in pieces))
+
+    def encode(self, texts: Sequence[str]) -> list[Ids]:
+        return [np.asarray(self.ids(*([text] if text in TAGS else text)), np.int32) for text in texts]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return super().decode([i for i in ids if not self._pieces[i].startswith(b"\0")])
+
+
+def thought(
+    pieces: Sequence[str | None],
+    *,
+    tokenizer: Pieces,
+    stop: Sequence[str] = (),
+    limit: int = 100,
+    least: int = 0,
+    prompt: Sequence[str] = ("Q", ":"),
+) -> tuple[str, str, str, int]:
+    """Reasoning, answer, why it ended and after how many tokens."""
+    ids = np.asarray(tokenizer.ids(*prompt), np.int32)
+    encoded = EncodedPrompt(ids, limit, tuple(stop), min_new_tokens=least, reasoning=TAGS)
+    growing = Growing(Draft(0, 0, encoded), frozenset({END}), tokenizer)
+    for piece in pieces:
+        token = END if piece is None else tokenizer.ids(piece)[0]
+        if (done := growing.add(token, 0.0)) is not None:
+            return done.reasoning, done.text, done.finish_reason, done.n_tokens
+    raise AssertionError("it did not end")
+
+
+@pytest.fixture(params=[Pieces, Hiding])
+def reasoner(request: pytest.FixtureRequest) -> Pieces:
+    return request.param()  # type: ignore[no-any-return]
+
+
+BEGIN, CLOSE = TAGS
+
+
+@pytest.mark.parametrize(
+    ("pieces", "expected"),
+    [
+        ([BEGIN, "a", "b", CLOSE, "c", None], ("ab", "c", "eos", 6)),
+        (["\n", BEGIN, "a", CLOSE, "\n", "\n", "c", None], ("a", "c", "eos", 8)),
+        ([BEGIN, CLOSE, "  c", None], ("", "  c", "eos", 4)),
+        ([BEGIN, "a", CLOSE, None], ("a", "", "eos", 4)),
+        # Cut off before an answer.
+        ([BEGIN, "a", None], ("a", "", "eos", 3)),
+        ([None], ("", "", "eos", 1)),
+        # No tags: all is answer; a tag amid the answer begins nothing.
+        (["a", "b", None], ("", "ab", "eos", 3)),
+        (["a", BEGIN, None], ("", "a<think>", "eos", 3)),
+        # The begin tag was lost on the way.
+        (["a", CLOSE, "b", None], ("a", "b", "eos", 4)),
+        (["a", BEGIN, "b", CLOSE, "c", None], ("a<think>b", "c", "eos", 6)),
+        # A second pair is part of the answer.
+        ([BEGIN, "a", CLOSE, "b", BEGIN, "c", CLOSE, None], ("a", "b<think>c</think>", "eos", 8)),
+    ],
+)
+def test_reasoning_is_told_from_the_answer(
+    pieces: list[str | None], expected: tuple[str, str, str, int], reasoner: Pieces
+) -> None:
+    if isinstance(reasoner, Hiding):
+        reasoning, text, *rest = expected
+        hidden = [part.replace(BEGIN, "").replace(CLOSE, "") for part in (reasoning, text)]
+        expected = (*hidden, *rest)  # type: ignore[assignment]
+    assert thought(pieces, tokenizer=reasoner) == expected
+
+
+@pytest.mark.parametrize("blank", [[], ["\n"], ["\n", "\n"]])
+def test_a_prompt_that_ends_with_a_tag_begins_or_spares_the_reasoning(
+    blank: list[str], reasoner: Pieces
+) -> None:
+    opened = ["Q", BEGIN, *blank]
+    assert thought(["a", CLOSE, "b", None], tokenizer=reasoner, prompt=opened) == ("a", "b", "eos", 4)
+    assert thought(["a", None], tokenizer=reasoner, prompt=opened) == ("a", "", "eos", 2)
+    assert thought(["a", "b"], tokenizer=reasoner, prompt=opened, limit=2) == ("ab", "", "length", 2)
+    spared = ["Q", BEGIN, "\n", CLOSE, *blank]
+    assert thought(["a", "\n"], tokenizer=reasoner, prompt=spared, stop=["\n"]) == ("", "a", "stop", 2)
+    # An example's reasoning further up is none of the answer's.
+    mentioned = ["Q", BEGIN, "x", CLOSE, "A", "Q"]
+    assert thought(["a", None], tokenizer=reasoner, prompt=mentioned) == ("", "a", "eos", 2)
+
+
+def test_stop_texts_count_in_the_answer_only(reasoner: Pieces) -> None:
+    stop = ["\n", "Q:"]
+    assert thought([BEGIN, "a\n", "Q:", CLOSE, "b", "\n", "c"], tokenizer=reasoner, stop=stop) == (
+        *("a\nQ:", "b", "stop", 6),
+    )
+    # The line break after the tag is no end of an empty answer.
+    assert thought([BEGIN, "a", CLOSE, "\n", "\n", "b\nc"], tokenizer=reasoner, stop=stop) == (
+        *("a", "b", "stop", 6),
+    )
+    # That there is no reasoning shows at the end only.
+    assert thought(["a", "\n", "b", None], tokenizer=reasoner, stop=stop) == ("", "a", "eos", 4)
+    assert thought(["a", "\n", "b"], tokenizer=reasoner, stop=stop, limit=3) == ("", "a", "stop", 3)
+    assert thought(["a", "b"], tokenizer=reasoner, stop=stop, limit=2) == ("", "ab", "length", 2)
+
+
+def test_the_end_of_an_answer_is_not_barred_by_its_reasoning() -> None:
+    tokenizer = Pieces()
+    prompt = EncodedPrompt(np.asarray(tokenizer.ids("Q"), np.int32), 9, ("\n",), reasoning=TAGS)
+    growing = Growing(Draft(0, 0, prompt), frozenset({END}), tokenizer)
+    line = tokenizer.ids("\n")[0]
+    assert growing.closing_ids == {END}
+    for piece in (BEGIN, CLOSE):
+        growing.add(tokenizer.ids(piece)[0], 0.0)
+    assert growing.closing_ids == {END, line}
+
+
+@given(
+    st.text(alphabet="ab\n题 ", max_size=12), st.text(alphabet="ab。题 ", min_size=1, max_size=12), st.data()
+)
+@settings(deadline=None)
+def test_however_tags_are_cut_into_tokens_they_are_found(
+    reasoning: str, answer: str, data: st.DataObject
+) -> None:
+    raw = f"{BEGIN}{reasoning}{CLOSE}{answer}".encode()
+    joints = sorted(data.draw(st.sets(st.integers(1, len(raw) - 1), max_size=12)))
+    edges = [0, *joints, len(raw)]
+    tokenizer = Pieces(drops_blank=data.draw(st.booleans()))
+    ids = np.asarray(tokenizer.ids("Q", ":"), np.int32)
+    growing = Growing(
+        Draft(0, 0, EncodedPrompt(ids, 999, ("a",), reasoning=TAGS)), frozenset({END}), tokenizer
+    )
+    tokens = [tokenizer.ids(raw[a:b])[0] for a, b in itertools.pairwise(edges)]
+    done = next(d for token in [*tokens, END] if (d := growing.add(token, 0.0)) is not None)
+    assert (done.reasoning, done.text) == (reasoning, answer.split("a")[0])

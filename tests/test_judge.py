@@ -206,3 +206,16 @@ def test_the_stratum_and_the_length_of_options_are_put_down(resolved):
     assert (outcome.stratum, outcome.choice_chars) == ("of anatomy", (1, 2, 3))
     assert outcome.metrics == {"acc": 0.0, "acc_norm": 0.0}
     assert outcome.prediction == "A"
+
+
+def test_reasoning_is_kept_but_not_judged(resolved):
+    protocol = replace(
+        resolved.protocol,
+        judge=each(lambda sample, text: Judgement(text, {"acc": float(text == sample.target)})),
+    )
+    resolved = replace(resolved, protocol=protocol)
+    thinking = GenerateResponse((Completion("B", "stop", 9, reasoning="A? No."),))
+    outcome = judged(resolved, SAMPLE, thinking)
+    assert (outcome.completions, outcome.reasonings, outcome.correct) == (("B",), ("A? No.",), 1.0)
+    plain = judged(resolved, SAMPLE, GenerateResponse((Completion("B", "stop", 1),)))
+    assert plain.reasonings is None

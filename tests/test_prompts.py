@@ -143,7 +143,9 @@ class Bytes:
 
     leading_ids = (256,)
     prefix_id = 256
+    bos_id = 256
     end_ids: tuple[int, ...] = ()
+    chat_template = None
 
     def __init__(self, *, template: bool = False) -> None:
         self.has_chat_template = template
@@ -161,10 +163,11 @@ class Bytes:
 
 
 def seen(encoded: EncodedPrompt) -> str:
-    """The text a model is given."""
-    assert encoded.ids[0] == 256
-    assert (encoded.ids[1:] < 256).all()
-    return bytes(encoded.ids[1:].tolist()).decode("utf-8", "replace")
+    """The text a model is given; only a chat template may leave the start token out, and this one does."""
+    begins = 0 if encoded.turns else 1
+    assert (encoded.ids[:begins] == 256).all()
+    assert (encoded.ids[begins:] < 256).all()
+    return bytes(encoded.ids[begins:].tolist()).decode("utf-8", "replace")
 
 
 def generated(overlong: Overlong, request: GenerateRequest, encoder: Encoder) -> tuple[Prompt, EncodedPrompt]:

@@ -9,8 +9,8 @@ from toy import judged, resolved_toy
 
 from evalkit.results import aggregate
 from evalkit.stats.intervals import wilson
-from evalkit.task import Grouping, Overlong, Protocol, by_mean_logprob
-from evalkit.types import ContinuationScore, Failure, Sample, ScoreResponse
+from evalkit.task import Grouping, Judgement, Overlong, Protocol, by_mean_logprob, each
+from evalkit.types import Completion, ContinuationScore, Failure, GenerateResponse, Sample, ScoreResponse
 
 SUBSETS = ("physics", "biology", "law")
 
@@ -166,6 +166,7 @@ def test_counters_without_a_measured_noise(example):
         "non_finite": 0,
         "unparsed": 0,
         "unfinished": 0,
+        "unfinished_reasoning": 0,
         "close_calls": None,
     }
     assert "score_range" not in entry
@@ -221,6 +222,7 @@ def test_hidden_labels_give_counters_but_no_metric():
         "non_finite": 0,
         "unparsed": 0,
         "unfinished": 0,
+        "unfinished_reasoning": 0,
         "close_calls": 3,
     }
 
@@ -237,3 +239,24 @@ def test_json_without_nan_survives_a_round_trip(example):
     entry = aggregate(resolved, outcomes, noise=0.1)
     assert json.loads(json.dumps(entry, allow_nan=False)) == entry
     assert entry["subsets"]["law"]["acc"]["stderr"] is None
+
+
+def test_answers_that_were_never_begun_are_counted_apart():
+    resolved = resolve(judge=each(lambda sample, text: Judgement(text or None, {"acc": 0.0})))
+    ends = [
+        ("", "length", "so"),
+        ("x", "length", "so"),
+        ("", "length", ""),
+        ("", "eos", "so"),
+        ("x", "stop", ""),
+    ]
+    outcomes = [
+        judged(
+            resolved,
+            Sample("0", "law", {}, "A"),
+            GenerateResponse((Completion(text, reason, 5, reasoning=thought),)),
+        )
+        for text, reason, thought in ends
+    ]
+    counters = aggregate(resolved, outcomes, noise=None)["counters"]
+    assert (counters["unfinished"], counters["unfinished_reasoning"]) == (3, 1)

@@ -7,7 +7,7 @@ import errno
 import json
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,14 @@ from evalkit.errors import DataError, RunInterrupted, UsageError
 from evalkit.publish import rescore
 from evalkit.registry import get_task
 from evalkit.store import RunStore
-from evalkit.types import Outcome, Response, ScoreResponse
+from evalkit.tokens import EncodedPrompt
+from evalkit.types import (
+    Failure,
+    GenerateResponse,
+    Outcome,
+    Response,
+    ScoreResponse,
+)
 
 CMMLU = "cmmlu@official:test:5shot"
 N_SAMPLE = 72
@@ -74,7 +81,17 @@ class TestResults:
         assert [shape(subset) for subset in task["subsets"].values()] == [ESTIMATE] * 3
         assert shape(task["averages"]) == {"macro": {"acc": float}, "micro": {"acc": float}}
         zero = dict.fromkeys(
-            ("errors", "truncated", "unfinished", "ties", "non_finite", "unparsed", "close_calls"), 0
+            (
+                "errors",
+                "truncated",
+                "unfinished",
+                "unfinished_reasoning",
+                "ties",
+                "non_finite",
+                "unparsed",
+                "close_calls",
+            ),
+            0,
         )
         assert task["counters"] == {"samples": N_SAMPLE, **zero}
 
@@ -391,6 +408,42 @@ class TestRescore:
         )
         with pytest.raises(UsageError, match=f"{CMMLU} .* is no longer what 'cmmlu' resolves to"):
             rescore(RunStore(tmp_path))
+
+
+class Thinking(MockBackend):
+    """Thinks before every answer, and gives up on some until it is `patient`."""
+
+    def __init__(self, *, patient: bool) -> None:
+        super().__init__()
+        self._patient = patient
+
+    def generate(
+        self, requests: Sequence[EncodedPrompt], done: Collection[int] = ()
+    ) -> Iterator[tuple[int, Response]]:
+        assert {request.reasoning for request in requests} == {("<think>", "</think>")}
+        for i, response in super().generate(requests, done):
+            if i > 1 and not self._patient:
+                yield i, Failure("out of memory")
+                continue
+            assert isinstance(response, GenerateResponse)
+            said: dict[str, Any] = {"reasoning": f"hm {i} \ud83d", "text": "B"}
+            said |= {"text": "", "finish_reason": "length"} if i == 0 else {}
+            yield i, GenerateResponse((dataclasses.replace(response.completions[0], **said),))
+
+
+def test_reasoning_outlives_resume_and_rescore(tmp_path: Path) -> None:
+    asked: dict[str, Any] = {"limit": 1, "reasoning_tags": ("<think>", "</think>")}
+    spec = "cmmlu@oc-gen:test:0shot"
+    mock_run(tmp_path / "run", spec, backend=Thinking(patient=False), **asked)
+    results = mock_run(tmp_path / "run", spec, backend=Thinking(patient=True), resume=True, **asked)
+    rows = samples(tmp_path / "run")
+    assert [row["reasoning"] for row in rows] == [f"hm {i} ?" for i in range(3)]
+    assert [row["completion"] for row in rows] == ["", "B", "B"]
+    counters = results["tasks"][spec]["counters"]
+    assert (counters["unfinished"], counters["unfinished_reasoning"], counters["errors"]) == (1, 1, 0)
+    assert rescore(RunStore(tmp_path / "run")) == results
+    assert samples(tmp_path / "run") == rows
+    assert "still reasoned" in (tmp_path / "run/report.md").read_text("utf-8")
 
 
 def test_a_run_with_errors_is_tried_again_on_resume(tmp_path: Path) -> None:

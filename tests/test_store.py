@@ -113,6 +113,7 @@ class TestCompletionsInTheJournal:
         answers = [GenerateResponse((Completion(text, "stop", 3),)) for text in TEXTS]
         answers.append(GenerateResponse(tuple(Completion(text, "length", i) for i, text in enumerate(TEXTS))))
         answers.append(GenerateResponse((Completion("x", "eos", 0),)))
+        answers += [GenerateResponse((Completion("x", "eos", 9, reasoning=text),)) for text in TEXTS]
         assert self.given_back(tmp_path, *answers) == answers
 
     def test_take_one_ascii_line_each(self, tmp_path: Path) -> None:
@@ -134,6 +135,8 @@ class TestCompletionsInTheJournal:
         for damaged in (
             b'["t", 0, "sounds", []]',
             b'["t", 0, "completions", [["a"]]]',
+            b'["t", 0, "completions", [["a", "stop", 1]]]',
+            b'["t", 0, "completions", [["a", "stop", 1, "", 0]]]',
             b'["t", 0, "scores"]',
         ):
             journal(tmp_path).write_bytes(damaged + b"\n")
@@ -185,6 +188,21 @@ class TestCompletionsInSamples:
             3,
             200,
         ]
+
+    def test_have_columns_for_reasoning_only_where_there_was_any(self, tmp_path: Path) -> None:
+        thinking = [
+            dataclasses.replace(GENERATED[1], reasonings=("想\n",)),
+            dataclasses.replace(GENERATED[2], reasonings=("", "why", "")),
+            GENERATED[0],
+        ]
+        RunStore(tmp_path).write_samples(thinking[:1])
+        names = pq.read_schema(tmp_path / "samples.parquet").names
+        assert ("reasoning" in names, "reasonings" in names) == (True, False)
+        RunStore(tmp_path).write_samples(thinking)
+        table = pq.read_table(tmp_path / "samples.parquet")
+        assert table["reasoning"].to_pylist() == ["想\n", "", None]
+        assert table["reasonings"].to_pylist() == [None, ["", "why", ""], None]
+        assert RunStore(tmp_path).read_samples() == thinking
 
     def test_hold_a_question_mark_for_half_a_surrogate_pair(self, tmp_path: Path) -> None:
         broken = dataclasses.replace(GENERATED[0], completions=("a\ud83d", "\udc80b"), prediction="\ud83d")

@@ -28,8 +28,10 @@ class WordTokenizer:
 
     leading_ids: tuple[int, ...] = ()
     prefix_id = 0
+    bos_id: int | None = None
     end_ids: tuple[int, ...] = ()
-    has_chat_template = False
+    has_chat_template = True
+    chat_template: str | None = None
 
     def encode(self, texts: Sequence[str]) -> list[Ids]:
         """One id per word or character, a hash of its code points."""

@@ -59,8 +59,10 @@ class HfTokenizer:
         lead = next((i for i in range(len(full)) if full[i : i + len(plain)] == plain), 0)
         self.leading_ids: tuple[int, ...] = tuple(full[:lead])
         self.prefix_id: int = _first_of(tokenizer.bos_token_id, tokenizer.eos_token_id, 0)
+        self.bos_id: int | None = tokenizer.bos_token_id
         self.end_ids: tuple[int, ...] = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
-        self.has_chat_template = bool(tokenizer.chat_template)
+        self.chat_template = _template(tokenizer.chat_template)
+        self.has_chat_template = self.chat_template is not None
         self._rust = getattr(tokenizer, "_tokenizer", None)
 
     def encode(self, texts: Sequence[str]) -> list[Ids]:
@@ -88,9 +90,21 @@ class HfTokenizer:
             text: str = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         except Exception as error:  # a template is a program and fails as it likes
             raise UsageError(
-                f"the model's chat template refuses the prompt: {error}; --no-chat sends it as plain text"
+                f"the model's chat template refuses the prompt: {error}; {_way_out(messages)}"
             ) from error
         return text
+
+
+def _template(found: str | dict[str, str] | None) -> str | None:
+    """The template of conversations: of several, the one that transformers takes if none is named."""
+    return (found.get("default") if isinstance(found, dict) else found) or None
+
+
+def _way_out(messages: Sequence[Message]) -> str:
+    """What to do where a template refuses a conversation."""
+    if messages[0].role == "system":
+        return "many templates know no system prompt: leave out --system, or --no-chat sends plain text"
+    return "--no-chat sends it as plain text"
 
 
 def _first_of(*ids: int | None) -> int:

@@ -51,6 +51,20 @@ def key_values(option: str, pairs: list[str]) -> dict[str, str]:
     return {key: value for key, _, value in split}
 
 
+def tag_pair(option: str, text: str | None) -> tuple[str, str] | None:
+    """Read an option that names a begin and an end tag, separated by a comma.
+
+    Raises:
+        UsageError: these are not two different tags.
+    """
+    if text is None:
+        return None
+    begin, _, end = map(str.strip, text.partition(","))
+    if not begin or not end or begin == end or "," in end:
+        raise UsageError(f"{option} '{text}': give begin and end, for example '<think>,</think>'")
+    return begin, end
+
+
 def error_limit(text: str, samples: int) -> int:
     """Errors that `--max-errors N` or `P%` allows among `samples`.
 

@@ -20,6 +20,7 @@ from evalkit.cli.options import (
     error_limit,
     key_values,
     one_of,
+    tag_pair,
 )
 from evalkit.errors import RunInterrupted, UntrustedResultError, UsageError
 
@@ -69,6 +70,16 @@ def run(
         None,
         "--chat/--no-chat",
         help="Put every prompt into the model's chat template, or none (default: as the protocol does).",
+    ),
+    system: str = typer.Option(None, help="System prompt of every conversation (with --chat)."),
+    answer_prefix: str = typer.Option(
+        None,
+        help="Beginning of every answer, put into the model's mouth after the chat template and before "
+        "scored options; it is not part of what is judged (with --chat).",
+    ),
+    reasoning_tags: str = typer.Option(
+        None,
+        help="Texts around a model's reasoning, which is kept apart from its answer: '<think>,</think>'.",
     ),
     max_length: int = typer.Option(
         None, help="Longest prompt and answer in tokens, if that is less than the model's context."
@@ -138,6 +149,9 @@ def run(
         limit=limit,
         seed=seed,
         chat=chat,
+        system=system,
+        answer_prefix=answer_prefix,
+        reasoning_tags=tag_pair("--reasoning-tags", reasoning_tags),
         max_length=max_length,
         unsafe_local_code=unsafe_local_code,
         log_prompts=log_prompts,

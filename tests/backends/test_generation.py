@@ -199,3 +199,18 @@ def test_scoring_goes_on_after_one_by_one_generation() -> None:
     with torch.inference_mode():
         one_by_one(backend, prompts()[:1])
     assert backend._model.config._attn_implementation == before
+
+
+def test_both_ways_look_for_stop_texts_after_the_reasoning_only() -> None:
+    backend = tiny.backend("llama-grouped")
+    ((whole,), *_) = completed(backend, [replace(prompts()[0], max_new_tokens=24)])
+    reasoning, tag, rest = whole.text.partition(" th")
+    assert "O" in reasoning and tag and "/" in rest  # noqa: PT018 - what the tiny model happens to say
+    asked = [replace(prompts()[0], max_new_tokens=24, stop=("O", "/"), reasoning=("<think>", tag))]
+    with torch.inference_mode():
+        expected = one_by_one(backend, asked)
+    found = completed(backend, asked)
+    same(found, expected)
+    for ((completion,),) in (found, expected):
+        assert (completion.reasoning, completion.text) == (reasoning, rest.partition("/")[0])
+        assert completion.finish_reason == "stop"

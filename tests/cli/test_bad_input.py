@@ -78,6 +78,11 @@ class TestNames:
             ("--max-errors some", "--max-errors 'some': give a number of samples, or a percentage"),
             ("--max-errors 1.5", "--max-errors '1.5'"),
             ("--batch-tokens 0", "--batch-tokens 0: at least 1"),
+            ("--system Brief.", "--system is part of a conversation, and plain prompts are none; add --chat"),
+            ("--no-chat --answer-prefix A", "--answer-prefix is part of a conversation"),
+            ("--reasoning-tags <think>", "--reasoning-tags '<think>': give begin and end, for example"),
+            ("--reasoning-tags a,a", "--reasoning-tags 'a,a'"),
+            ("--reasoning-tags a,b,c", "--reasoning-tags 'a,b,c'"),
             ("--resume", "--resume needs --output"),
         ],
     )

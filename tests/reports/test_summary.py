@@ -136,6 +136,9 @@ def test_warnings_stand_before_the_scores(results, task):
     assert "not complete (status: partial)" in block
     assert "1,500 of 11,582 samples failed, 12 with non-finite scores." in block
     assert "4 answers could not be parsed." in block
+    assert "reasoned" not in block
+    task["counters"]["unfinished_reasoning"] = 7
+    assert "7 samples reached the token limit while the model still reasoned: no answer." in markdown(results)
     assert "only 11,582 of the official 20,000 samples, 3 of 67 subsets." in block
     assert "cmmlu@official:test:5shot: the data differ from the official release." in block
 
