@@ -5,7 +5,7 @@ Pure Python and numpy: no engine is imported here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from evalkit.reasoning import Reasoning
@@ -147,6 +147,18 @@ class Growing:
         if len(self.ids) >= prompt.max_new_tokens:
             return self._completion(self.ids, "length")
         return None
+
+    def replay(self, tokens: Iterable[tuple[int, float]], ended: FinishReason) -> Completion:
+        """Take (token, log-probability) pairs generated elsewhere, so that text and stops are ours.
+
+        Args:
+            tokens: all that was generated.
+            ended: why it ended, unless one of our own stops comes first.
+        """
+        for token, logprob in tokens:
+            if completion := self.add(token, logprob):
+                return completion
+        return self._completion(self.ids, ended)
 
     def text(self, ids: Sequence[int]) -> str:
         """Text of `ids` as they follow the prompt."""

@@ -49,6 +49,7 @@ class VllmBackend:
         """Take over a running engine."""
         self._engine = started.engine
         self._info = started.info
+        self._end_ids = started.end_ids
         self.tokenizer = started.tokenizer
         self.usage = Usage()
         # Which requests share a step depends on time, and the cache on what was asked before.
@@ -185,26 +186,22 @@ class VllmBackend:
         return SamplingParams(
             max_tokens=prompt.max_new_tokens,
             min_tokens=prompt.min_new_tokens,
-            stop=[text for text in prompt.stop if text],
+            # The engine would find them in the reasoning as well.
+            stop=[] if prompt.reasoning else [text for text in prompt.stop if text],
             stop_token_ids=sorted(self._growing(draft).closing_ids),
             logprobs=0,
             **({"temperature": 0.0} | drawn),
         )
 
     def _growing(self, draft: Draft) -> Growing:
-        return Growing(draft, frozenset(self.tokenizer.end_ids), self.tokenizer)
+        return Growing(draft, self._end_ids, self.tokenizer)
 
     def _completion(self, draft: Draft, output: Output) -> Completion:
         """Read the tokens as every other backend does, so that text and stops are the same everywhere."""
         (generated,) = output.outputs
-        growing = self._growing(draft)
-        for token, logprobs in zip(generated.token_ids, generated.logprobs, strict=True):
-            completion = growing.add(token, logprobs[token].logprob)
-            if completion is not None:
-                return completion
-        reason: FinishReason = "eos" if generated.finish_reason == "stop" else "length"
-        ids = tuple(growing.ids)
-        return Completion(growing.text(ids), reason, len(ids), ids, growing.logprob)
+        tokens = zip(generated.token_ids, generated.logprobs, strict=True)
+        ended: FinishReason = "eos" if generated.finish_reason == "stop" else "length"
+        return self._growing(draft).replay(((t, logprobs[t].logprob) for t, logprobs in tokens), ended)
 
 
 class _Asked:

@@ -36,6 +36,8 @@ class Started:
     engine: Any
     """`vllm.LLMEngine`."""
     tokenizer: HfTokenizer
+    end_ids: frozenset[int]
+    """Tokens with which the model ends its answer."""
     info: ModelInfo
 
 
@@ -60,7 +62,10 @@ def start(options: EngineOptions) -> Started:
         engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
     except Exception as error:  # a missing file, a full device, an unsupported model: each its own type
         raise UsageError(f"vLLM cannot start '{options.model}': {_first_line(error)}") from error
-    return Started(engine, tokenizer, _info(options, source, engine, tokenizer))
+    configured = engine.vllm_config.model_config.try_get_generation_config().get("eos_token_id")
+    listed = configured if isinstance(configured, list) else [configured]
+    end_ids = frozenset(int(i) for i in (*listed, *tokenizer.end_ids) if i is not None)
+    return Started(engine, tokenizer, end_ids, _info(options, source, engine, tokenizer))
 
 
 def _quieten() -> None:
