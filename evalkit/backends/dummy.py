@@ -16,8 +16,6 @@ _log = logging.getLogger(__name__)
 SEED = 0
 """Of the weights; part of what names such a model."""
 
-WARNING = "random weights: results are not meaningful"
-
 
 def configure(model: ModelSource, *, trust_remote_code: bool = False) -> tuple[Any, HfTokenizer, str]:
     """Configuration and tokenizer of the model, and where the tokenizer is from.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from evalkit.errors import UsageError
-from evalkit.presets import BYTES_PER_PARAMETER, OVERHEAD, ModelSource, memory_bytes
+from evalkit.presets import BYTES_PER_PARAMETER, OVERHEAD, ModelSource, Preset, memory_bytes
 
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
 
@@ -58,6 +58,7 @@ def check_fits(
     quantization: str | None = None,
     n_gpus: int = 1,
     dummy: bool = False,
+    trust_remote_code: bool = False,
 ) -> None:
     """Refuse a model that this machine cannot hold.
 
@@ -69,11 +70,12 @@ def check_fits(
         quantization: `int8` or `int4`, where the weights are quantised while loading.
         n_gpus: over how many GPUs the engine spreads one model.
         dummy: whether the weights are made up, so that a configuration is enough.
+        trust_remote_code: whether code that comes with the model may run to count such weights.
 
     Raises:
         UsageError: it does not fit; with the arithmetic and what to do instead.
     """
-    size = model_size(model, dummy=dummy)
+    size = model_size(model, dummy=dummy, trust_remote_code=trust_remote_code)
     memory = machine_memory(device, n_gpus) if size else None
     if size is None or memory is None:
         return
@@ -105,7 +107,7 @@ def machine_memory(device: str, n_gpus: int = 1) -> Memory | None:
     """Memory of the device, or of the first `n_gpus` GPUs together; None if there is no such device."""
     import psutil
 
-    gpus = () if device == "cpu" else _gpus()
+    gpus = () if device == "cpu" else gpu_bytes()
     if device == "cpu" or (device == "auto" and not gpus):
         total = psutil.virtual_memory().total
         lacking = "" if device == "cpu" else " and no GPU"
@@ -118,7 +120,8 @@ def machine_memory(device: str, n_gpus: int = 1) -> Memory | None:
     return Memory(sum(chosen), f"{what} {_gb(sum(chosen))} of memory", gpus)
 
 
-def _gpus() -> tuple[int, ...]:
+def gpu_bytes() -> tuple[int, ...]:
+    """Memory of every GPU that torch can use."""
     try:
         import torch
     except ImportError:  # without torch no engine of this machine runs a model
@@ -127,11 +130,10 @@ def _gpus() -> tuple[int, ...]:
     return tuple(torch.cuda.get_device_properties(i).total_memory for i in devices)
 
 
-def model_size(model: ModelSource, *, dummy: bool = False) -> Size | None:
+def model_size(model: ModelSource, *, dummy: bool = False, trust_remote_code: bool = False) -> Size | None:
     """Size of a preset, a folder in transformers format or a GGUF file; None where it cannot be told."""
     if model.preset is not None:
-        preset = model.preset
-        return Size(preset.parameters, preset.kept_parameters, model.dtype, preset.is_mixture)
+        return size_of(model.preset, model.dtype)
     path = Path(model.location)
     if model.is_gguf and path.is_file():
         return _gguf_size(path, model.dtype)
@@ -141,10 +143,19 @@ def model_size(model: ModelSource, *, dummy: bool = False) -> Size | None:
     config = json.loads(config_file.read_text("utf-8"))
     precision = model.dtype if model.dtype != "auto" else config.get("dtype") or config.get("torch_dtype")
     # The tensors of a quantised checkpoint are packed: their shapes do not count weights.
-    if not isinstance(precision, str) or precision not in BYTES_PER_PARAMETER or "quantization_config" in config:
+    if (
+        not isinstance(precision, str)
+        or precision not in BYTES_PER_PARAMETER
+        or "quantization_config" in config
+    ):
         return None
-    shapes = _meta_shapes(model) if dummy else list(_stored_shapes(path))
+    shapes = _meta_shapes(model, trust_remote_code) if dummy else list(_stored_shapes(path))
     return _counted(shapes, config, precision) if shapes else None
+
+
+def size_of(preset: Preset, dtype: str) -> Size:
+    """Size of a preset whose weights are loaded in `dtype`."""
+    return Size(preset.parameters, preset.kept_parameters, dtype, preset.is_mixture)
 
 
 def _counted(shapes: Sequence[Sequence[int]], config: Mapping[str, Any], precision: str) -> Size:
@@ -162,10 +173,10 @@ def _stored_shapes(folder: Path) -> Iterator[list[int]]:
         yield from (entry["shape"] for name, entry in header.items() if name != "__metadata__")
 
 
-def _meta_shapes(model: ModelSource) -> list[list[int]]:
+def _meta_shapes(model: ModelSource, trust_remote_code: bool) -> list[list[int]]:
     from evalkit.backends.dummy import shapes
 
-    return shapes(model)
+    return shapes(model, trust_remote_code=trust_remote_code)
 
 
 def _gguf_size(file: Path, dtype: str) -> Size | None:

@@ -53,9 +53,24 @@ def _mock(options: EngineOptions) -> Backend:
 
 
 def _hf(options: EngineOptions) -> Backend:
+    from evalkit.backends.fits import check_fits
+    from evalkit.backends.hf import quantized
     from evalkit.backends.model_name import check_model
+    from evalkit.presets import resolve
 
-    check_model(options.model, revision=options.revision, offline=options.offline)
+    model = resolve(options.model, revision=options.revision, dtype=options.dtype)
+    dummy = options.load_format == "dummy"
+    if options.quantization:
+        quantized.check(model, options.quantization, device=options.device, dummy=dummy)
+    check_fits(
+        model,
+        device=options.device,
+        quantization=options.quantization,
+        dummy=dummy,
+        trust_remote_code=options.trust_remote_code,
+    )
+    if not (dummy and model.preset):  # whose shape is known here
+        check_model(options.model, revision=options.revision, offline=options.offline)
     try:
         from evalkit.backends.hf.backend import HfBackend
     except ImportError as error:
@@ -71,6 +86,8 @@ def _hf(options: EngineOptions) -> Backend:
         trust_remote_code=options.trust_remote_code,
         revision=options.revision,
         offline=options.offline,
+        load_format=options.load_format,
+        quantization=options.quantization,
     )
 
 
