@@ -56,7 +56,7 @@ class Preset(BaseModel):
     parameters: int = Field(gt=0)
     """All weights."""
     active_parameters: int = Field(gt=0)
-    """Weights that one token goes through, the embeddings included; fewer than all in a mixture of experts."""
+    """Weights that one token goes through, embeddings included; fewer than all in a mixture of experts."""
     architecture: str
     """Class name in the model's own configuration."""
     shape: Mapping[str, Any]
@@ -179,9 +179,9 @@ def resolve(name: str, *, revision: str | None = None, dtype: str = "auto") -> M
 def presets() -> dict[str, Preset]:
     """All presets by name."""
     folder = resources.files("evalkit.configs") / "models"
-    files = sorted((f for f in folder.iterdir() if f.name.endswith(".yaml")), key=lambda f: f.name)
+    files = [f for f in folder.iterdir() if f.name.endswith(".yaml")]
     loaded = [parse(f.read_text("utf-8"), f.name) for f in files]
-    return {preset.name: preset for preset in loaded}
+    return {preset.name: preset for preset in sorted(loaded, key=lambda p: p.name)}
 
 
 def parse(text: str, file: str) -> Preset:

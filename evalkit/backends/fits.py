@@ -143,11 +143,7 @@ def model_size(model: ModelSource, *, dummy: bool = False, trust_remote_code: bo
     config = json.loads(config_file.read_text("utf-8"))
     precision = model.dtype if model.dtype != "auto" else config.get("dtype") or config.get("torch_dtype")
     # The tensors of a quantised checkpoint are packed: their shapes do not count weights.
-    if (
-        not isinstance(precision, str)
-        or precision not in BYTES_PER_PARAMETER
-        or "quantization_config" in config
-    ):
+    if precision not in BYTES_PER_PARAMETER or "quantization_config" in config:
         return None
     shapes = _meta_shapes(model, trust_remote_code) if dummy else list(_stored_shapes(path))
     return _counted(shapes, config, precision) if shapes else None

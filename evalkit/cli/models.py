@@ -69,8 +69,6 @@ def show(name: str = typer.Argument(..., help="A model of `evalkit models list`.
 
 
 def _facts(preset: Preset) -> Iterator[tuple[str, str]]:
-    from evalkit.presets import BYTES_PER_PARAMETER
-
     for key, value in preset.model_dump().items():
         if key == "shape":
             yield "shape", "\n".join(f"{k} = {v}" for k, v in value.items())
@@ -80,7 +78,7 @@ def _facts(preset: Preset) -> Iterator[tuple[str, str]]:
             yield key, f"{value:,}"
         elif value:
             yield key, " ".join(value) if isinstance(value, tuple) else str(value)
-    for precision in BYTES_PER_PARAMETER:
+    for precision in ("float32", "bfloat16", "int8", "int4"):
         yield f"memory {precision}", _memory(preset, precision)
     yield "tensor_parallel_size", f"{preset.tensor_parallel_size} (GPUs of 80 GB, in {preset.dtype})"
     yield "run it", _command(preset)
