@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evalkit.backends import gguf_file
 from evalkit.errors import UsageError
 from evalkit.presets import BYTES_PER_PARAMETER, OVERHEAD, ModelSource, Preset, memory_bytes
 
@@ -136,7 +137,10 @@ def model_size(model: ModelSource, *, dummy: bool = False, trust_remote_code: bo
         return size_of(model.preset, model.dtype)
     path = Path(model.location)
     if model.is_gguf and path.is_file():
-        return _gguf_size(path, model.dtype)
+        facts = gguf_file.read(path)
+        # Transformers turns the weights back into numbers of full width.
+        dtype = "float32" if model.dtype == "auto" else model.dtype
+        return Size(facts.parameters, 0, dtype, facts.is_mixture)
     config_file = path / "config.json"
     if not config_file.is_file():
         return None
@@ -173,16 +177,6 @@ def _meta_shapes(model: ModelSource, trust_remote_code: bool) -> list[list[int]]
     from evalkit.backends.dummy import shapes
 
     return shapes(model, trust_remote_code=trust_remote_code)
-
-
-def _gguf_size(file: Path, dtype: str) -> Size | None:
-    try:
-        from gguf import GGUFReader
-    except ImportError:  # loading says how to install it
-        return None
-    parameters = sum(int(tensor.n_elements) for tensor in GGUFReader(file).tensors)
-    # Transformers turns the weights back into numbers of full width.
-    return Size(parameters, 0, "float32" if dtype == "auto" else dtype, is_mixture=False)
 
 
 def _gb(size_bytes: float) -> str:

@@ -47,10 +47,8 @@ def list_models() -> None:
         )
     # A file or a pipe has no width of its own: give the table what it needs.
     Console(width=None if sys.stdout.isatty() else 120).print(table)
-    typer.echo(
-        "\n`evalkit models show NAME` says more. A folder in transformers format, a GGUF file or a hub id"
-    )
-    typer.echo("(org/name) works as --model, too.")
+    typer.echo("\n`evalkit models show NAME` says more.")
+    typer.echo("A folder in transformers format, a GGUF file or a hub id (org/name) works as --model, too.")
 
 
 @app.command("show")

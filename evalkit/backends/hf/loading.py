@@ -12,7 +12,7 @@ import torch
 import transformers
 
 from evalkit._version import __version__
-from evalkit.backends import dummy
+from evalkit.backends import dummy, gguf_file
 from evalkit.backends.base import ModelInfo
 from evalkit.backends.hf import quantized
 from evalkit.backends.tokenizer import HfTokenizer, load_tokenizer, pretrained, reason
@@ -91,7 +91,7 @@ def load(name: str, options: LoadOptions) -> LoadedModel:
         quantized.check_done(name, model)
         details["quantization"] = quantized.describe(options.quantization, model)
     elif source.is_gguf:
-        precision = gguf_precision(Path(path))
+        precision = gguf_file.read(Path(path)).precision
         details["quantization"] = f"{precision} (GGUF), widened to {_dtype_name(model)} while loading"
     shown = _shown_name(source, path, options.quantization)
     weights = f"{_weights_id(path, model)} {options.quantization or ''}"
@@ -118,22 +118,12 @@ def _build(source: ModelSource, where: torch.device, options: LoadOptions) -> Lo
 def _shown_name(source: ModelSource, path: str, quantization: str | None) -> str:
     """The model's name in results, with its precision where that is not a plain checkpoint's."""
     if source.is_gguf:
-        precision = gguf_precision(Path(path))
+        precision = gguf_file.read(Path(path)).precision
         stem = Path(path).stem
         return f"{stem.removesuffix(f'.{precision}').removesuffix(f'-{precision}')} ({precision} gguf)"
     is_folder = source.preset is None and Path(path).is_dir()
     name = Path(path).name if is_folder else source.name
     return f"{name} ({quantization})" if quantization else name
-
-
-def gguf_precision(file: Path) -> str:
-    """Name of the quantisation that most weights of a GGUF file are in, for example `Q4_1`."""
-    from gguf import GGUFReader, LlamaFileType
-
-    field = GGUFReader(file).get_field("general.file_type")
-    if field is None:
-        return "unknown precision"
-    return LlamaFileType(int(field.contents())).name.removeprefix("MOSTLY_").removeprefix("ALL_")
 
 
 def _device(device: str) -> torch.device:
