@@ -25,7 +25,8 @@ class Size:
     """Those that int8 and int4 leave in 16 bits."""
     precision: str
     """Of the weights as they are loaded, unless they are quantised."""
-    is_mixture: bool
+    quantizable: bool
+    """Whether bitsandbytes can narrow most of it while loading."""
 
     def needed_bytes(self, precision: str) -> float:
         """Memory to run it in `precision`, with the overhead."""
@@ -86,11 +87,11 @@ def check_fits(
         return
     raise UsageError(
         f"{model.name} needs {_gb(needed)} in {precision} ({size.arithmetic(precision)}), "
-        f"{memory.description}; use {_remedies(size, precision, memory)}"
+        f"{memory.description}; use {_remedies(size, precision, memory, size.quantizable and not dummy)}"
     )
 
 
-def _remedies(size: Size, precision: str, memory: Memory) -> str:
+def _remedies(size: Size, precision: str, memory: Memory, quantizable: bool) -> str:
     found = ["--backend openai with a server that holds it"]
     needed = size.needed_bytes(precision)
     if memory.size_bytes < needed <= sum(memory.gpus):
@@ -98,8 +99,7 @@ def _remedies(size: Size, precision: str, memory: Memory) -> str:
         found.append(f"--backend vllm --engine-arg tensor_parallel_size={n}")
     if BYTES_PER_PARAMETER[precision] > 2:
         found.append(f"--dtype bfloat16 ({_gb(size.needed_bytes('bfloat16'))})")
-    # Transformers keeps all experts of a layer in one tensor, which bitsandbytes does not quantise.
-    if precision != "int4" and not size.is_mixture:
+    if precision != "int4" and quantizable:
         found.append(f"--quantization int4 ({_gb(size.needed_bytes('int4'))}, needs a GPU)")
     return ", ".join([*found, "or a larger machine"])
 
@@ -140,7 +140,7 @@ def model_size(model: ModelSource, *, dummy: bool = False, trust_remote_code: bo
         facts = gguf_file.read(path)
         # Transformers turns the weights back into numbers of full width.
         dtype = "float32" if model.dtype == "auto" else model.dtype
-        return Size(facts.parameters, 0, dtype, facts.is_mixture)
+        return Size(facts.parameters, 0, dtype, quantizable=False)
     config_file = path / "config.json"
     if not config_file.is_file():
         return None
@@ -155,14 +155,15 @@ def model_size(model: ModelSource, *, dummy: bool = False, trust_remote_code: bo
 
 def size_of(preset: Preset, dtype: str) -> Size:
     """Size of a preset whose weights are loaded in `dtype`."""
-    return Size(preset.parameters, preset.kept_parameters, dtype, preset.is_mixture)
+    return Size(preset.parameters, preset.kept_parameters, dtype, quantizable=not preset.is_mixture)
 
 
 def _counted(shapes: Sequence[Sequence[int]], config: Mapping[str, Any], precision: str) -> Size:
     vocabulary = config.get("vocab_size")
     kept = sum(math.prod(shape) for shape in shapes if shape and shape[0] == vocabulary)
+    # Transformers keeps all experts of a layer in one tensor, which bitsandbytes does not quantise.
     mixture = any(config.get(key) for key in _EXPERTS)
-    return Size(sum(map(math.prod, shapes)), kept, precision, mixture)
+    return Size(sum(map(math.prod, shapes)), kept, precision, quantizable=not mixture)
 
 
 def _stored_shapes(folder: Path) -> Iterator[list[int]]:

@@ -16,7 +16,6 @@ class GgufFacts:
     parameters: int
     precision: str
     """What most weights are quantised in, for example `Q4_1`."""
-    is_mixture: bool
 
 
 @cache  # reading the vocabulary in it takes seconds
@@ -39,5 +38,4 @@ def read(file: Path) -> GgufFacts:
     return GgufFacts(
         parameters=sum(int(tensor.n_elements) for tensor in reader.tensors),
         precision=kind.removeprefix("MOSTLY_").removeprefix("ALL_"),
-        is_mixture=any("_exps." in tensor.name for tensor in reader.tensors),
     )
