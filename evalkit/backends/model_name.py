@@ -32,7 +32,7 @@ def check_model(name: str, *, revision: str | None = None, offline: bool = False
         return
     if name and (Path(name).is_dir() or (model.is_gguf and Path(name).is_file())):
         return
-    near = difflib.get_close_matches(name, presets(), n=3, cutoff=0.5)
+    near = difflib.get_close_matches(name, presets(), n=3, cutoff=0.6)
     hint = f"did you mean {' or '.join(near)}?" if near else "`evalkit models` lists those known by name"
     if model.is_gguf:
         raise UsageError(f"no model '{name}': there is no such file")
