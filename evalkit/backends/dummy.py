@@ -17,7 +17,9 @@ SEED = 0
 """Of the weights; part of what names such a model."""
 
 
-def configure(model: ModelSource, *, trust_remote_code: bool = False) -> tuple[Any, HfTokenizer, str]:
+def configure(
+    model: ModelSource, *, trust_remote_code: bool = False, offline: bool = False
+) -> tuple[Any, HfTokenizer, str]:
     """Configuration and tokenizer of the model, and where the tokenizer is from.
 
     A model whose own tokenizer is not on this machine takes the demo model's; the vocabulary grows
@@ -26,7 +28,7 @@ def configure(model: ModelSource, *, trust_remote_code: bool = False) -> tuple[A
     Raises:
         UsageError: there is no configuration, or no tokenizer at all.
     """
-    config = read_config(model, trust_remote_code=trust_remote_code)
+    config = read_config(model, trust_remote_code=trust_remote_code, offline=offline)
     tokenizer, origin = _tokenizer(model, trust_remote_code=trust_remote_code)
     text = config.get_text_config()
     if (n_tokens := len(tokenizer.tokenizer)) > text.vocab_size:
@@ -67,13 +69,16 @@ def shapes(model: ModelSource, *, trust_remote_code: bool = False) -> list[list[
     return [list(parameter.shape) for parameter in built.parameters()]
 
 
-def write_folder(model: ModelSource, folder: Path, *, trust_remote_code: bool = False) -> str:
+def write_folder(
+    model: ModelSource, folder: Path, *, trust_remote_code: bool = False, offline: bool = False
+) -> str:
     """Write configuration and tokenizer, for engines that build random weights themselves from a path.
 
     Args:
         model: what --model stands for.
         folder: made if it is not there.
         trust_remote_code: whether code that comes with the model may run.
+        offline: use only what is already on this machine.
 
     Returns:
         where the tokenizer is from, for the manifest.
@@ -83,7 +88,7 @@ def write_folder(model: ModelSource, folder: Path, *, trust_remote_code: bool = 
     """
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-    config, tokenizer, origin = configure(model, trust_remote_code=trust_remote_code)
+    config, tokenizer, origin = configure(model, trust_remote_code=trust_remote_code, offline=offline)
     config.architectures = config.architectures or [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[config.model_type]]
     if model.dtype != "auto":
         config.dtype = model.dtype
@@ -93,7 +98,7 @@ def write_folder(model: ModelSource, folder: Path, *, trust_remote_code: bool = 
     return origin
 
 
-def read_config(model: ModelSource, *, trust_remote_code: bool = False) -> Any:
+def read_config(model: ModelSource, *, trust_remote_code: bool = False, offline: bool = False) -> Any:
     """Configuration from a preset's shape, a folder's config.json or the hub.
 
     Raises:
@@ -107,7 +112,10 @@ def read_config(model: ModelSource, *, trust_remote_code: bool = False) -> Any:
         raise UsageError(f"--load-format dummy: {model.name} is a file of weights; name a preset or a folder")
     try:
         return AutoConfig.from_pretrained(
-            model.location, revision=model.revision, trust_remote_code=trust_remote_code
+            model.location,
+            revision=model.revision,
+            trust_remote_code=trust_remote_code,
+            local_files_only=offline,
         )
     except Exception as error:
         raise UsageError(

@@ -51,7 +51,9 @@ def run(
     load_format: str = typer.Option(
         "auto", help="auto, or dummy: the model's shape with random weights, for measuring speed."
     ),
-    quantization: str = typer.Option(None, help="Load in int8 or int4 (bitsandbytes, needs a GPU)."),
+    quantization: str = typer.Option(
+        None, help="Narrow a dense model to int8 or int4 while loading (bitsandbytes, needs a GPU)."
+    ),
     tokenizer: str = typer.Option(
         None, help="Folder or hub id of the tokenizer, where a server does not tell (--backend openai)."
     ),

@@ -101,7 +101,7 @@ def load(name: str, options: LoadOptions) -> LoadedModel:
 def _build(source: ModelSource, where: torch.device, options: LoadOptions) -> LoadedModel:
     """The model's shape with random weights."""
     trust = options.trust_remote_code
-    config, tokenizer, origin = dummy.configure(source, trust_remote_code=trust)
+    config, tokenizer, origin = dummy.configure(source, trust_remote_code=trust, offline=options.offline)
     dtype = DTYPES.get(source.dtype) or config.dtype or torch.float32
     try:
         model = dummy.build(config, dtype=dtype, device=where, trust_remote_code=trust)

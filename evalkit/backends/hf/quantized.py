@@ -1,8 +1,14 @@
-"""Linear layers in 8 or 4 bits, quantised by bitsandbytes while a model is loaded."""
+"""Linear layers in 8 or 4 bits, quantised by bitsandbytes while a model is loaded.
+
+In int4 only the weights are narrow. In int8 activations are too, and which of them stay wide as outliers
+depends on everything in the batch, so that int8 scores differ between batches; the equality gate measures
+by how much and refuses the run where it is too much.
+"""
 
 from __future__ import annotations
 
 import importlib.util
+import logging
 from typing import Any
 
 from evalkit.backends.fits import gpu_bytes
@@ -40,6 +46,8 @@ def arguments(precision: str, dtype: Any, device: Any) -> dict[str, Any]:
     import torch
     from transformers import BitsAndBytesConfig
 
+    # It says for every layer and call that int8 is multiplied in float16.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     compute = dtype if isinstance(dtype, torch.dtype) else torch.bfloat16
     config = (
         BitsAndBytesConfig(load_in_8bit=True)
@@ -65,8 +73,8 @@ def check_done(name: str, model: Any) -> None:
 
 def describe(precision: str, model: Any) -> str:
     """For the manifest: which layers have which precision."""
-    computed = str(model.dtype).removeprefix("torch.")
-    return f"linear layers in {precision} (bitsandbytes {KINDS[precision]}), all else in {computed}"
+    rest = str(model.dtype).removeprefix("torch.")
+    return f"linear layers in {precision} (bitsandbytes {KINDS[precision]}), all else in {rest}"
 
 
 def _experts(name: str, asked: str) -> str:
