@@ -174,10 +174,10 @@ def lm_eval_side(job: dict[str, Any], case: common.Case) -> dict[str, Any]:
 
 def evalkit_side(job: dict[str, Any], case: common.Case) -> dict[str, Any]:
     from evalkit.backends.hf.backend import HfBackend
-    from evalkit.backends.hf.loading import load
+    from evalkit.backends.hf.loading import LoadOptions, load
     from evalkit.tokens import encode
 
-    loaded = load(job["model"], dtype=job["dtype"], device="cpu")
+    loaded = load(job["model"], LoadOptions(dtype=job["dtype"], device="cpu"))
     native = loaded.model.config._attn_implementation
     backend = HfBackend(loaded)
     requests = [request for _, request in common.rendered(case, job["data"])]

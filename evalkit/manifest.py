@@ -47,12 +47,13 @@ def check_finished(store: RunStore, options: RunOptions, jobs: Sequence[Job]) ->
     """A finished run answers only for what it was asked; the model is not loaded for this."""
     before = store.read_json("manifest.json")
     asked, again = before["request"], options.to_json()
+    engine = asked.get("engine", {})
     _refuse_differences(
         f"{store.root} holds a finished run, but of {{what}}; name another --output folder",
         [(f"another --{name.replace('_', '-')}", asked.get(name), again[name]) for name in _FINISHED]
         + [
-            (f"another --{name.replace('_', '-')}", asked.get("engine", {}).get(name), value)
-            for name, value in again["engine"].items()
+            (f"another --{name.replace('_', '-')}", engine.get(name), again["engine"].get(name))
+            for name in {**engine, **again["engine"]}
         ]
         + [
             (

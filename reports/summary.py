@@ -134,10 +134,12 @@ def notes(results: Json) -> Iterator[str]:
 def warnings(results: Json, manifest: Json | None = None) -> Iterator[str]:
     """All that forbids taking the scores at face value, gravest first.
 
-    Of the manifest it reads `equality_gate` {`passed`, `max_difference`} and `tasks[name].data`
-    {`source`, `official`}; what is absent is taken as not checked.
+    Of the manifest it reads `equality_gate` {`passed`, `max_difference`}, `tasks[name].data` {`source`,
+    `official`} and `model.details` {`random_weights`}; what is absent is taken as not checked.
     """
     manifest = manifest or {}
+    if manifest.get("model", {}).get("details", {}).get("random_weights"):
+        yield "random weights: results are not meaningful."
     yield from _gate_warning(manifest.get("equality_gate") or {})
     if results["status"] != "complete":
         yield f"The run is not complete (status: {results['status']}); the scores rest on what was done."

@@ -464,6 +464,12 @@ def samples_of_a_whole_run(tmp_path: Path) -> list[dict[str, Any]]:
     return samples(tmp_path / "whole")
 
 
+def test_a_run_of_random_weights_does_not_answer_for_the_model(tmp_path: Path) -> None:
+    mock_run(tmp_path / "run", limit=1, engine={"load_format": "dummy"})
+    with pytest.raises(UsageError, match="another --load-format"):
+        mock_run(tmp_path / "run", limit=1, resume=True)
+
+
 @pytest.mark.parametrize("change", [{"chat": True}, {"seed": 1}, {"engine": {"dtype": "float32"}}])
 def test_a_finished_run_does_not_answer_for_other_options(tmp_path: Path, change: dict[str, Any]) -> None:
     mock_run(tmp_path / "run", limit=1)

@@ -15,12 +15,12 @@ def fingerprint(*parts: str) -> str:
 
 
 def weights_id(source: str, commit: str | None) -> str:
-    """The hub commit, or the content hash of every file of a local folder."""
-    folder = Path(source)
-    if not folder.is_dir():
+    """The hub commit, or the content hash of a file or of every file of a folder."""
+    local = Path(source)
+    if not local.exists():
         return f"{source}@{commit}"
     digest = hashlib.sha256()
-    for path in sorted(p for p in folder.iterdir() if p.is_file()):
+    for path in sorted(p for p in local.iterdir() if p.is_file()) if local.is_dir() else [local]:
         with path.open("rb") as file:
             digest.update(path.name.encode() + b"\0" + hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()

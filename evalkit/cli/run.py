@@ -30,7 +30,9 @@ LOAD_FORMATS = ("auto", "dummy")
 
 def run(
     model: str = typer.Option(
-        ..., help="demo, demo-moe, a folder in transformers format, or a hub id such as org/name."
+        ...,
+        help="A name of `evalkit models`, a folder in transformers format, a GGUF file, or a hub id such as "
+        "org/name.",
     ),
     tasks: str = typer.Option(
         ..., help="Comma-separated specs <task>[@<protocol>][:<split>][:<k>shot], suites, or task files."
@@ -43,12 +45,16 @@ def run(
     base_url: str = typer.Option(
         None, help="Where the server is, for example http://localhost:8000/v1 (--backend openai)."
     ),
-    dtype: str = typer.Option("auto", help="float32, bfloat16, float16, or auto (the checkpoint's own)."),
+    dtype: str = typer.Option(
+        "auto", help="float32, bfloat16, float16, or auto (the checkpoint's own; float32 for a GGUF file)."
+    ),
     device: str = typer.Option("auto", help="cpu, cuda, cuda:N, or auto (a GPU where there is one)."),
     load_format: str = typer.Option(
         "auto", help="auto, or dummy: the model's shape with random weights, for measuring speed."
     ),
-    quantization: str = typer.Option(None, help="Load in int8 or int4 (bitsandbytes, needs a GPU)."),
+    quantization: str = typer.Option(
+        None, help="Narrow a dense model to int8 or int4 while loading (bitsandbytes, needs a GPU)."
+    ),
     tokenizer: str = typer.Option(
         None, help="Folder or hub id of the tokenizer, where a server does not tell (--backend openai)."
     ),

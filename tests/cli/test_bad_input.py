@@ -129,7 +129,10 @@ class TestModel:
         ("name", "parts"),
         [
             ("demp", ("the hub cannot be reached", "did you mean demo")),
-            ("some-org/some-model", ("the hub cannot be reached (http://127.0.0.1:9", "demo, demo-moe")),
+            (
+                "some-org/some-model",
+                ("the hub cannot be reached (http://127.0.0.1:9", "`evalkit models` lists"),
+            ),
             ("./my-model", ("there is no such folder", "hub ids have the form org/name")),
             ("a/b/c", ("there is no such folder", "hub ids have the form org/name")),
             ("", ("there is no such folder",)),

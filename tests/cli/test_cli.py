@@ -32,7 +32,8 @@ def process(*arguments: str | Path, text: str = CALL_MAIN) -> tuple[int, bytes, 
 
 class TestProcess:
     @pytest.mark.parametrize(
-        "command", ["--help", "tasks list", "tasks show cmmlu", "models list", "run --help"]
+        "command",
+        ["--help", "tasks list", "tasks show cmmlu", "models list", "models show huozi3.5", "run --help"],
     )
     def test_light_commands_import_nothing_heavy(self, command: str) -> None:
         text = (
@@ -191,6 +192,17 @@ class TestModels:
         assert cli("models", "list") == cli("models")
         assert cli("models", "list").out.count("demo") >= 2
         assert "Apache-2.0" in cli("models", "show", "demo").out
+
+    def test_models_list_is_a_table_and_show_does_the_arithmetic(self) -> None:
+        listed = cli("models").out.splitlines()
+        (row,) = (line.split() for line in listed if line.startswith("orion-moe "))
+        assert row == ["orion-moe", "48.2", "B", "13.8", "B", "8,192", "106.0", "GB", "base"]
+        shown = cli("models", "show", "xverse-7b").out
+        assert "memory float32       32.1 GB = 7.30 billion parameters x 4 bytes + 10 %" in shown
+        assert "memory int4          5.4 GB = 7.30 billion parameters x 0.5 bytes, 0.82 billion of" in shown
+        assert "evalkit run --model xverse-7b --tasks mmlu,ceval,cmmlu --trust-remote-code" in shown
+        assert "--backend hf does not" not in shown
+        assert "--backend hf does not" in cli("models", "show", "mixtral-8x7b").out
 
 
 class TestData:

@@ -143,6 +143,11 @@ def test_warnings_stand_before_the_scores(results, task):
     assert "cmmlu@official:test:5shot: the data differ from the official release." in block
 
 
+def test_random_weights_are_a_warning(results):
+    manifest = {"model": {"details": {"random_weights": True}}}
+    assert "> - random weights: results are not meaningful." in markdown(results, manifest)
+
+
 def test_sample_data_is_a_warning_of_its_own(results):
     data = {"cmmlu@official:test:5shot": {"data": {"source": "sample", "official": False}}}
     text = markdown(results, {"tasks": data})

@@ -20,7 +20,7 @@ from evalkit.backends.hf import memory
 from evalkit.backends.hf.attention import UnsupportedAttention
 from evalkit.backends.hf.generation import PlainGenerator, SlotGenerator
 from evalkit.backends.hf.head import Head
-from evalkit.backends.hf.loading import LoadedModel, load
+from evalkit.backends.hf.loading import LoadedModel, LoadOptions, load
 from evalkit.backends.hf.paths import ExpandedPath, Path, PlainPath, TreePath
 from evalkit.decoding import Draft
 from evalkit.planner import Step, Window, plan
@@ -55,27 +55,9 @@ class HfBackend:
         self._workers = ThreadPoolExecutor(self._threads) if on_cpu and self._threads > 1 else None
 
     @classmethod
-    def from_name(
-        cls,
-        name: str,
-        *,
-        dtype: str = "auto",
-        device: str = "auto",
-        batch_tokens: int | None = None,
-        trust_remote_code: bool = False,
-        revision: str | None = None,
-        offline: bool = False,
-    ) -> HfBackend:
-        """Load a demo model, a local folder or a hub id (see `evalkit.backends.hf.loading.load`)."""
-        loaded = load(
-            name,
-            dtype=dtype,
-            device=device,
-            trust_remote_code=trust_remote_code,
-            revision=revision,
-            offline=offline,
-        )
-        return cls(loaded, batch_tokens)
+    def from_name(cls, name: str, *, batch_tokens: int | None = None, **options: Any) -> HfBackend:
+        """Load a preset, folder, GGUF file or hub id; `options` are those of `LoadOptions`."""
+        return cls(load(name, LoadOptions(**options)), batch_tokens)
 
     @property
     def info(self) -> ModelInfo:

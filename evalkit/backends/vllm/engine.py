@@ -6,6 +6,7 @@ import dataclasses
 import logging
 import os
 import platform
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -15,13 +16,14 @@ from typing import Any
 import torch
 import yaml
 
-from evalkit import demo_models
 from evalkit._version import __version__
+from evalkit.backends import dummy
 from evalkit.backends.base import ModelInfo
 from evalkit.backends.identity import fingerprint, weights_id
 from evalkit.backends.opening import EngineOptions
 from evalkit.backends.tokenizer import HfTokenizer, load_tokenizer
 from evalkit.errors import UsageError, unknown_name
+from evalkit.presets import ModelSource, resolve
 
 _log = logging.getLogger(__name__)
 
@@ -50,22 +52,35 @@ def start(options: EngineOptions) -> Started:
     _quieten()
     from vllm import EngineArgs, LLMEngine
 
-    source = str(demo_models.ensure(options.model)) if options.model in demo_models.NAMES else options.model
-    tokenizer = load_tokenizer(
-        source,
-        revision=options.revision,
-        trust_remote_code=options.trust_remote_code,
-        local_files_only=options.offline,
-    )
-    arguments = _arguments(source, options) | _extra(options.engine_args, EngineArgs)
-    try:
-        engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
-    except Exception as error:  # a missing file, a full device, an unsupported model: each its own type
-        raise UsageError(f"vLLM cannot start '{options.model}': {_first_line(error)}") from error
+    model = resolve(options.model, revision=options.revision, dtype=options.dtype)
+    extra = _extra(options.engine_args, EngineArgs)
+    with tempfile.TemporaryDirectory() as scratch:
+        details: dict[str, Any] = {}
+        if options.load_format == "dummy":
+            path = scratch
+            details["random_weights"] = True
+            details["tokenizer"] = dummy.write_folder(
+                model, Path(scratch), trust_remote_code=options.trust_remote_code, offline=options.offline
+            )
+        else:
+            path = model.path()
+        tokenizer = load_tokenizer(
+            path,
+            chat_template=model.chat_template,
+            stop=model.stop,
+            revision=model.revision,
+            trust_remote_code=options.trust_remote_code,
+            local_files_only=options.offline,
+        )
+        try:
+            engine = LLMEngine.from_engine_args(EngineArgs(**_arguments(path, model, options) | extra))
+        except Exception as error:  # a missing file, a full device, an unsupported model: each its own type
+            raise UsageError(f"vLLM cannot start '{options.model}': {_first_line(error)}") from error
+        info = _info(options, path, engine, tokenizer, details)
     configured = engine.vllm_config.model_config.try_get_generation_config().get("eos_token_id")
     listed = configured if isinstance(configured, list) else [configured]
     end_ids = frozenset(int(i) for i in (*listed, *tokenizer.end_ids) if i is not None)
-    return Started(engine, tokenizer, end_ids, _info(options, source, engine, tokenizer))
+    return Started(engine, tokenizer, end_ids, info)
 
 
 def _quieten() -> None:
@@ -75,16 +90,16 @@ def _quieten() -> None:
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", _CPU_CACHE_GIB)
 
 
-def _arguments(source: str, options: EngineOptions) -> dict[str, Any]:
+def _arguments(path: str, model: ModelSource, options: EngineOptions) -> dict[str, Any]:
     from vllm.platforms import current_platform
 
     device = options.device.partition(":")[0]
     if device == "cuda" and not current_platform.is_cuda_alike():
         raise UsageError("--device cuda: this vLLM was built for another device; use --device auto")
     arguments: dict[str, Any] = {
-        "model": source,
-        "dtype": options.dtype,
-        "revision": options.revision,
+        "model": path,
+        "dtype": model.dtype,
+        "revision": model.revision,
         "trust_remote_code": options.trust_remote_code,
         "load_format": options.load_format,
         "enable_prefix_caching": True,
@@ -115,7 +130,9 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def _info(options: EngineOptions, source: str, engine: Any, tokenizer: HfTokenizer) -> ModelInfo:
+def _info(
+    options: EngineOptions, path: str, engine: Any, tokenizer: HfTokenizer, extra: dict[str, Any]
+) -> ModelInfo:
     config = engine.vllm_config
     dtype = str(config.model_config.dtype).removeprefix("torch.")
     versions = {
@@ -125,7 +142,7 @@ def _info(options: EngineOptions, source: str, engine: Any, tokenizer: HfTokeniz
         "evalkit": __version__,
     }
     parallel = config.parallel_config
-    identity = weights_id(source, config.model_config.revision)
+    identity = weights_id(path, config.model_config.revision)
     settings = {name: str(value) for name, value in sorted(options.engine_args.items())}
     details = {
         "architecture": config.model_config.architecture,
@@ -142,13 +159,14 @@ def _info(options: EngineOptions, source: str, engine: Any, tokenizer: HfTokeniz
         "leading_ids": list(tokenizer.leading_ids),
     }
     parts = (identity, dtype, str(config.model_config.quantization), type(tokenizer.tokenizer).__name__)
+    name = Path(options.model).name if Path(options.model).exists() else options.model
     return ModelInfo(
-        name=Path(options.model).name if Path(options.model).is_dir() else options.model,
+        name=f"{name} (random weights)" if "random_weights" in extra else name,
         backend="vllm",
         dtype=dtype,
         fingerprint=fingerprint(*parts, repr(settings), *versions.values()),
         max_length=config.model_config.max_model_len,
-        details=details,
+        details=details | extra,
     )
 
 
