@@ -84,18 +84,26 @@ def load(name: str, options: LoadOptions) -> LoadedModel:
         model = (model if options.quantization else model.to(where)).eval()
     except Exception as error:  # a damaged file, a missing library, a full device: each its own type
         raise UsageError(f"cannot load the model '{name}': {reason(name, error)}") from error
-    details: dict[str, Any] = {}
-    if source.preset and source.preset.hub_id:
-        details["source"] = f"{source.location}@{source.revision}"
     if options.quantization:
         quantized.check_done(name, model)
-        details["quantization"] = quantized.describe(options.quantization, model)
+    weights = weights_id(path, getattr(model.config, "_commit_hash", None))
+    weights = " ".join(filter(None, [weights, options.quantization]))
+    shown = _shown_name(source, path, options.quantization)
+    details = _origin(source, path, model, options.quantization)
+    return LoadedModel(model, tokenizer, _info(shown, weights, model, tokenizer, details))
+
+
+def _origin(source: ModelSource, path: str, model: Any, quantization: str | None) -> dict[str, Any]:
+    """For the manifest: where the weights are from and what was done to them."""
+    details = {}
+    if source.preset and source.preset.hub_id:
+        details["source"] = f"{source.location}@{source.revision}"
+    if quantization:
+        details["quantization"] = quantized.describe(quantization, model)
     elif source.is_gguf:
         precision = gguf_file.read(Path(path)).precision
         details["quantization"] = f"{precision} (GGUF), widened to {_dtype_name(model)} while loading"
-    shown = _shown_name(source, path, options.quantization)
-    weights = f"{weights_id(path, getattr(model.config, '_commit_hash', None))} {options.quantization or ''}"
-    return LoadedModel(model, tokenizer, _info(shown, weights, model, tokenizer, details))
+    return details
 
 
 def _build(source: ModelSource, where: torch.device, options: LoadOptions) -> LoadedModel:
