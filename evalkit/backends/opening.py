@@ -55,13 +55,6 @@ def _mock(options: EngineOptions) -> Backend:
 
 
 def _hf(options: EngineOptions) -> Backend:
-    from evalkit.backends.hf import quantized
-
-    if options.quantization:
-        model = resolve(options.model, revision=options.revision, dtype=options.dtype)
-        dummy = options.load_format == "dummy"
-        quantized.check(model, options.quantization, device=options.device, dummy=dummy)
-    _check_loadable(options)
     try:
         from evalkit.backends.hf.backend import HfBackend
     except ImportError as error:
@@ -82,14 +75,17 @@ def _hf(options: EngineOptions) -> Backend:
     )
 
 
-def _vllm(options: EngineOptions) -> Backend:
+def _check_hf(options: EngineOptions) -> None:
+    from evalkit.backends.hf import quantized
+
     if options.quantization:
-        raise UsageError(
-            f"--quantization {options.quantization} is for --backend hf; with vLLM name a checkpoint that is "
-            "quantised, or give --engine-arg quantization=… as vLLM knows it"
-        )
-    options = replace(options, engine_args=_spread(options) | options.engine_args)
-    _check_loadable(options, n_gpus=_parallel(options.engine_args))
+        model = resolve(options.model, revision=options.revision, dtype=options.dtype)
+        dummy = options.load_format == "dummy"
+        quantized.check(model, options.quantization, device=options.device, dummy=dummy)
+    _check_model(options)
+
+
+def _vllm(options: EngineOptions) -> Backend:
     try:
         from evalkit.backends.vllm.backend import VllmBackend
     except ImportError as error:
@@ -97,7 +93,16 @@ def _vllm(options: EngineOptions) -> Backend:
             f"the vllm backend needs {error.name or error}: pip install 'evalkit[vllm]' "
             "(on a machine without a GPU, see the README)"
         ) from error
-    return VllmBackend.open(options)
+    return VllmBackend.open(replace(options, engine_args=_spread(options) | options.engine_args))
+
+
+def _check_vllm(options: EngineOptions) -> None:
+    if options.quantization:
+        raise UsageError(
+            f"--quantization {options.quantization} is for --backend hf; with vLLM name a checkpoint that is "
+            "quantised, or give --engine-arg quantization=… as vLLM knows it"
+        )
+    _check_model(options, n_gpus=_parallel(_spread(options) | options.engine_args))
 
 
 def _spread(options: EngineOptions) -> dict[str, str]:
@@ -116,8 +121,8 @@ def _parallel(engine_args: Mapping[str, str]) -> int:
     return math.prod(int(size) if size.isdigit() else 1 for size in sizes)
 
 
-def _check_loadable(options: EngineOptions, n_gpus: int = 1) -> None:
-    """Is there such a model, and does it fit? Asked before an engine is imported."""
+def _check_model(options: EngineOptions, n_gpus: int = 1) -> None:
+    """Is there such a model, and does this machine hold it?"""
     from evalkit.backends.fits import check_fits
     from evalkit.backends.model_name import check_model
 
@@ -135,8 +140,31 @@ def _check_loadable(options: EngineOptions, n_gpus: int = 1) -> None:
         check_model(options.model, revision=options.revision, offline=options.offline)
 
 
-BACKENDS: dict[str, Callable[[EngineOptions], Backend]] = {"hf": _hf, "vllm": _vllm, "mock": _mock}
-"""Name of a backend to what opens it."""
+def _nothing(options: EngineOptions) -> None:
+    """Nothing can be said without asking the engine itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Engine:
+    open: Callable[[EngineOptions], Backend]
+    check: Callable[[EngineOptions], None]
+
+
+BACKENDS = {
+    "hf": _Engine(_hf, _check_hf),
+    "vllm": _Engine(_vllm, _check_vllm),
+    "mock": _Engine(_mock, _nothing),
+}
+"""Backends by name."""
+
+
+def check(options: EngineOptions) -> None:
+    """Find out what can be known to go wrong before an engine is imported or data are read.
+
+    Raises:
+        UsageError: no such backend or model, or this machine cannot hold it.
+    """
+    _engine(options).check(options)
 
 
 def open_backend(options: EngineOptions) -> Backend:
@@ -146,6 +174,12 @@ def open_backend(options: EngineOptions) -> Backend:
         UsageError: no such backend or model, or a library or device it needs is not there.
         UntrustedResultError: the engine cannot give numbers that can be believed.
     """
+    engine = _engine(options)
+    engine.check(options)
+    return engine.open(options)
+
+
+def _engine(options: EngineOptions) -> _Engine:
     if options.backend not in BACKENDS:
         raise unknown_name("value for --backend", options.backend, BACKENDS)
-    return BACKENDS[options.backend](options)
+    return BACKENDS[options.backend]

@@ -113,7 +113,7 @@ def run(
       evalkit run --model ./my-model --tasks mmlu --limit 20 --output runs/quick
       evalkit run --model demo --tasks mmlu --output runs/quick --resume
     """
-    from evalkit.backends.opening import BACKENDS, EngineOptions, open_backend
+    from evalkit.backends.opening import EngineOptions, check, open_backend
     from evalkit.cli.progress import TerminalProgress
     from evalkit.data.source import open_source
     from evalkit.preparation import RunOptions
@@ -132,7 +132,7 @@ def run(
     one_of("--load-format", load_format, LOAD_FORMATS)
     engine = EngineOptions(
         model=model,
-        backend=one_of("--backend", backend, tuple(BACKENDS)),
+        backend=backend,
         dtype=dtype,
         device=device,
         batch_tokens=batch_tokens,
@@ -145,6 +145,8 @@ def run(
         quantization=quantization,
         engine_args=key_values("--engine-arg", engine_arg),
     )
+    if not resume:  # of a finished run, which needs no model
+        check(engine)
     store = RunStore(output or default_output(Path(model).name))
     options = RunOptions(
         model=model,
