@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from evalkit.backends.base import Backend
+from evalkit.backends.openai.address import clean_url
 from evalkit.errors import UsageError, unknown_name
 
 
@@ -43,6 +44,8 @@ class EngineOptions:
         described = {k: v for k, v in asdict(self).items() if k in always or v != getattr(defaults, k)}
         for name in ("model", "trust_remote_code", "offline"):
             described.pop(name, None)
+        if self.base_url:
+            described["base_url"] = clean_url(self.base_url)
         return described
 
 
@@ -74,7 +77,20 @@ def _hf(options: EngineOptions) -> Backend:
     )
 
 
-BACKENDS: dict[str, Callable[[EngineOptions], Backend]] = {"hf": _hf, "mock": _mock}
+def _openai(options: EngineOptions) -> Backend:
+    from evalkit.backends.openai.backend import OpenAiBackend
+
+    return OpenAiBackend.connect(
+        options.model,
+        base_url=options.base_url,
+        tokenizer=options.tokenizer,
+        trust_remote_code=options.trust_remote_code,
+        offline=options.offline,
+        engine_args=options.engine_args,
+    )
+
+
+BACKENDS: dict[str, Callable[[EngineOptions], Backend]] = {"hf": _hf, "mock": _mock, "openai": _openai}
 """Name of a backend to what opens it."""
 
 
