@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from evalkit.backends.tokenizer import HfTokenizer
 from evalkit.errors import UntrustedResultError, UsageError
 from evalkit.tokens import Ids
 from evalkit.types import Message
+
+T = TypeVar("T")
 
 PROBE_TEXT = "The 3 quick foxes — naïve?\n\tx  =  42;\n题目：哪一个是首都？ 開羅 에펠탑 🙂"
 """Told apart by what tokenizers differ in: blanks, digits, line breaks, scripts."""
@@ -115,8 +117,8 @@ class ServerTokenizer:
         body = {"model": self._model, "tokens": [int(i) for i in ids]}
         field = self._endpoints.decoded
         url = self._url(self._endpoints.decode)
-        text: str = await self._client.ask(url, body, lambda answer: _text(answer[field]))
-        return text
+        # A server that cannot decode part of a character says so with an error 500: ask only once more.
+        return await self._client.ask(url, body, lambda answer: _text(answer[field]), attempts=2)
 
     async def _ids_of(self, text: str) -> list[int]:
         ids = await self._encode(text, False)
@@ -153,7 +155,7 @@ class ServerTokenizer:
     def _url(self, path: str) -> str:
         return f"{self._client.address.root}/{path}"
 
-    def _run(self, work: Any) -> Any:
+    def _run(self, work: Coroutine[Any, Any, T]) -> T:
         try:
             return self._bridge.run(work)
         except (Refused, GaveUp) as error:
