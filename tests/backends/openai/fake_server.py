@@ -7,7 +7,6 @@ log-probability -0.25; every other character has one between -2 and -12.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import json
 import threading
 from collections import Counter
@@ -57,17 +56,26 @@ Faults = Callable[[int, str], Fault | None]
 """From the number of the request and its path to what goes wrong, if anything."""
 
 
-def logprob(prefix: list[int], token: int) -> float:
-    digest = hashlib.blake2b(repr(prefix).encode(), digest_size=8).digest()
-    if token == greedy(prefix):
+def states(ids: list[int]) -> list[int]:
+    """A hash of every beginning of `ids`, the empty one first."""
+    found = [17]
+    for token in ids:
+        found.append(next_state(found[-1], token))
+    return found
+
+
+def next_state(state: int, token: int) -> int:
+    return (state * 1_000_003 + token * 7919 + 12345) & 0xFFFFFFFF
+
+
+def logprob(state: int, token: int) -> float:
+    if token == greedy(state):
         return -0.25
-    mixed = hashlib.blake2b(digest + token.to_bytes(4), digest_size=4).digest()
-    return -2.0 - 10.0 * int.from_bytes(mixed) / 2**32
+    return -2.0 - 10.0 * ((state * 31 + token * 0x9E3779B1) & 0xFFFFFFFF) / 2**32
 
 
-def greedy(prefix: list[int]) -> int:
-    digest = hashlib.blake2b(repr(prefix).encode(), digest_size=2).digest()
-    return ord(LETTERS[int.from_bytes(digest) % len(LETTERS)])
+def greedy(state: int) -> int:
+    return ord(LETTERS[(state >> 7) % len(LETTERS)])
 
 
 @dataclass
@@ -241,9 +249,10 @@ class FakeServer:
     def _generate(self, prompt: list[int], body: dict[str, Any]) -> tuple[list[int], str, str | None]:
         new: list[int] = []
         bias = body.get("logit_bias") if self.can.bias else None
-        salt = [body["seed"]] if body.get("temperature") else []
+        state = states([*([body["seed"]] if body.get("temperature") else []), *prompt])[-1]
         while len(new) < body["max_tokens"]:
-            new.append(int(next(iter(bias))) if bias else greedy(salt + prompt + new))
+            new.append(int(next(iter(bias))) if bias else greedy(state))
+            state = next_state(state, new[-1])
             for stop in body.get("stop", ()):
                 if stop in text_of(new):
                     return new, "stop", stop
@@ -253,21 +262,22 @@ class FakeServer:
         whole, begin = prompt + new, len(prompt)
         if body.get("echo") and self.can.echo != "ignored":
             begin = int(self.can.kind == "llama" and self.can.adds_bos)
-        values: list[float | None] = [logprob(whole[:i], whole[i]) for i in range(begin, len(whole))]
+        at = states(whole)
+        values: list[float | None] = [logprob(at[i], whole[i]) for i in range(begin, len(whole))]
         if body.get("echo"):
             values[0] = None if self.can.echo != "ignored" else values[0]
             lies = {"constant": -1.0, "zeros": 0.0}
             if self.can.echo in lies:
                 values = [None] + [lies[self.can.echo]] * (len(values) - 1)
             if self.can.echo == "shifted":
-                values = [None, *(logprob(whole[:i], whole[i - 1]) for i in range(1, len(values)))]
+                values = [None, *(logprob(at[i], whole[i - 1]) for i in range(1, len(values)))]
         named = bool(self.can.names_ids and body.get("return_tokens_as_token_ids"))
         tops = []
         for i in range(begin, len(whole)):
-            tokens = {greedy(whole[:i]), whole[i], *(map(ord, LETTERS[: body["logprobs"]]))}
+            tokens = {greedy(at[i]), whole[i], *(map(ord, LETTERS[: body["logprobs"]]))}
             if self.can.by_ids:
                 tokens |= set(body.get("logprob_token_ids", ()))
-            tops.append({label(t, named): logprob(whole[:i], t) for t in tokens})
+            tops.append({label(t, named): logprob(at[i], t) for t in tokens})
         return {
             "tokens": [label(t, named) for t in whole[begin:]],
             "token_logprobs": values,
