@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from base64 import b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import parse_qsl, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
 from evalkit.errors import UsageError
 
@@ -18,14 +19,16 @@ class Address:
     """A base URL and the key that goes with it."""
 
     url: str
-    """As given, without its query."""
+    """Fit to be shown: without user name, password and query."""
     query: Mapping[str, str]
     key: str | None
+    user: str = ""
+    """User name and password of the URL, as `name:password`."""
 
     @property
-    def shown(self) -> str:
-        """The URL for manifests and messages."""
-        return clean_url(self.url)
+    def headers(self) -> Mapping[str, str]:
+        """What goes with every request; a key goes before a password, since there is room for one."""
+        return {"Authorization": f"Basic {self._basic}"} if self.user and not self.key else {}
 
     @property
     def root(self) -> str:
@@ -33,12 +36,15 @@ class Address:
         return self.url.removesuffix("/v1")
 
     def without_secrets(self, text: str) -> str:
-        """A server's message with the key and the user name and password of the URL struck out."""
-        parts = urlsplit(self.url)
-        for secret in (self.key, parts.password, parts.username, *self.query.values()):
+        """A server's message with whatever is secret in it struck out."""
+        for secret in (self.key, self._basic, self.user.partition(":")[2], *self.query.values()):
             if secret and len(secret) > 3:
                 text = text.replace(secret, "***")
         return text
+
+    @property
+    def _basic(self) -> str:
+        return b64encode(self.user.encode()).decode()
 
 
 def find_address(base_url: str | None) -> Address:
@@ -57,8 +63,8 @@ def find_address(base_url: str | None) -> Address:
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise UsageError(f"--base-url '{clean_url(url)}': give it like http://localhost:8000/v1")
     key = next((key for name in KEY_VARIABLES if (key := os.environ.get(name))), None)
-    bare = urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/"), "", ""))
-    return Address(bare, dict(parse_qsl(parts.query)), key)
+    user = unquote(parts.netloc.rpartition("@")[0])
+    return Address(clean_url(url).rstrip("/"), dict(parse_qsl(parts.query)), key, user)
 
 
 def clean_url(url: str) -> str:

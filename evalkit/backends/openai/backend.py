@@ -216,7 +216,7 @@ def _info(server: Server, client: Client, tokenizer: Tokenizer, source: str, fin
     ids = [int(i) for i in tokenizer.encode([PROBE_TEXT])[0]]
     identity = json.dumps([server.model, server.kind, server.version, ids])
     details = {
-        "base_url": client.address.shown,
+        "base_url": client.address.url,
         "server": server.kind,
         "server_version": server.version,
         "tokenizer": source if findings.completions else "none: the server takes messages, ids are bytes",

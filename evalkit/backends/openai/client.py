@@ -90,6 +90,7 @@ class Client:
             base_url=address.url,
             api_key=address.key or "none",  # the library insists on one; servers without keys ignore it
             default_query=dict(address.query),
+            default_headers=dict(address.headers),
             max_retries=0,
             timeout=Timeout(patience.timeout_s, connect=_CONNECT_S),
         )
@@ -139,7 +140,7 @@ class Client:
                     await self._until_reachable(_now())
                 if attempt < most:
                     await asyncio.sleep(max(self._wait_s(attempt), trouble.retry_after_s))
-        raise GaveUp(f"no valid answer from {self.address.shown} in {most} attempts; the last: {last}")
+        raise GaveUp(f"no valid answer from {self.address.url} in {most} attempts; the last: {last}")
 
     async def first_contact(self, path: str) -> Any:
         """What the server answers to a first GET.
@@ -190,7 +191,7 @@ class Client:
     def _refusal(self, error: Any) -> Exception:
         status, reason = error.status_code, self._clean(_message(error))
         if status in (401, 403) and self._started:
-            return ServerLost(f"{self.address.shown} does not accept the key any more ({status}: {reason})")
+            return ServerLost(f"{self.address.url} does not accept the key any more ({status}: {reason})")
         if status in (408, 409, 425, 429) or status >= 500:
             return _Trouble(
                 f"{status} {reason}",
@@ -224,7 +225,7 @@ class Client:
                     self._reached_at, self._away_since = _now(), None
                 elif (away_s := _now() - self._away_since) > self.patience.silent_s:
                     raise ServerLost(
-                        f"the server at {self.address.shown} went away (no connection for {away_s:.0f} s); "
+                        f"the server at {self.address.url} went away (no connection for {away_s:.0f} s); "
                         "what was answered is kept, start the server again"
                     )
                 else:

@@ -36,14 +36,14 @@ def meet(bridge: LoopThread, client: Client, model: str) -> Server:
     Raises:
         UsageError: no connection, no such API, a wrong key, or no such model.
     """
-    card = _card(model, _listed(bridge, client), client.address.shown)
+    card = _card(model, _listed(bridge, client), client.address.url)
     kind = _KINDS.get(str(card.get("owned_by")), "openai-compatible")
     version = bridge.run(_version(client)) if kind == "vllm" else None
     return Server(model, kind, version, _max_length(card))
 
 
 def _listed(bridge: LoopThread, client: Client) -> Sequence[Mapping[str, Any]]:
-    shown = client.address.shown
+    shown = client.address.url
     try:
         answer = bridge.run(client.first_contact("models"))
     except Unreachable as error:

@@ -99,11 +99,11 @@ def test_an_overloaded_server_is_left_alone_for_as_long_as_it_says() -> None:
         server.faults = lambda _, path: (
             Fault("status", 429, ("retry-after: 1",)) if next(numbers) == 0 else None
         )
-        began = time.monotonic()
+        began, allowed = time.monotonic(), backend._client.limit.allowed
         ((_, answer),) = backend.score([EncodedRequest(ids("abc"), (ids("A"),), (3,))])
         assert isinstance(answer, ScoreResponse)
         assert time.monotonic() - began >= 1
-        assert backend._client.limit.allowed < 8
+        assert backend._client.limit.allowed < allowed
         backend.close()
 
 
@@ -125,7 +125,7 @@ def test_a_server_that_dies_ends_the_run_which_resumes(
     tmp_path: Path, expected: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(backend_module, "Patience", partial(Patience, first_wait_s=0.01, silent_s=0.5))
-    faults, know = dying(after=40)
+    faults, know = dying(after=130)
     with serving(faults) as server:
         know(server)
         began = time.monotonic()
@@ -145,7 +145,7 @@ def test_a_server_that_dies_ends_the_run_which_resumes(
 def test_a_server_that_comes_back_in_time_ends_nothing(
     tmp_path: Path, expected: list[tuple[Any, ...]]
 ) -> None:
-    faults, know = dying(after=40)
+    faults, know = dying(after=130)
     with serving(faults) as server:
         know(server)
         backend = OpenAiBackend.connect(
@@ -245,26 +245,27 @@ def test_closing_cancels_what_is_under_way() -> None:
 
 
 def test_a_thousand_requests_at_a_time_need_no_more_memory() -> None:
-    n, process = 3000, psutil.Process()
-    with serving(delay_s=0.3, completions=False, tokenizer=False) as server:
+    n, process = 2500, psutil.Process()
+    with serving(delay_s=1.5, completions=False, tokenizer=False) as server:
         backend = OpenAiBackend.connect(
             "fake", base_url=server.url, engine_args={"max_concurrency": "1000", "timeout_s": "60"}
         )
+        backend._client.limit.allowed = 1000.0  # without the time it takes to get there
         prompts = [EncodedPrompt(ids(f"prompt {i} " * 20), 4) for i in range(n)]
         seen: dict[int, object] = {}
         full_bytes = 0
         for i, answer in backend.generate(prompts):
             assert i not in seen
             seen[i] = type(answer)
-            if len(seen) == n // 2:
+            if len(seen) == 1500:
                 gc.collect()
                 full_bytes = process.memory_info().rss
         grown = process.memory_info().rss - full_bytes
         backend.close()
     assert sorted(seen) == list(range(n))
     assert set(seen.values()) == {GenerateResponse}
-    assert server.most_at_once > 300
-    assert grown < 50e6, f"{grown / 1e6:.0f} MB more for the second half"
+    assert server.most_at_once > 800
+    assert grown < 50e6, f"{grown / 1e6:.0f} MB more for the last thousand"
 
 
 def ids(text: str) -> Any:

@@ -160,9 +160,11 @@ def test_seeds_differ_by_completion() -> None:
     EncodedPrompt(ids("abc"), 4, sampling=Sampling(repetition_penalty=1.1)),
 ])  # fmt: skip
 def test_what_a_server_cannot_keep_to_is_refused(prompt: EncodedPrompt) -> None:
-    with connected(kind="somebody", tokenizer=False) as (backend, _):
-        with pytest.raises(UsageError, match="cannot be told"):
-            backend.generate([prompt])
+    with (
+        connected(kind="somebody", tokenizer=False) as (backend, _),
+        pytest.raises(UsageError, match="cannot be told"),
+    ):
+        backend.generate([prompt])
     with connected() as (backend, server):
         list(backend.generate([prompt]))
         sent = server.bodies[-1]
