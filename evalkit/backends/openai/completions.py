@@ -213,7 +213,7 @@ class Completions:
         if self.habits.labels_ids:
             if [_id_of(label) for label in echoed] != ids.tolist():
                 raise InvalidAnswer("the echoed token ids are not those of the prompt")
-        elif not question.body["prompt"].startswith("".join(echoed).partition("\ufffd")[0]):
+        elif not _in_order(echoed, question.body["prompt"]):
             raise InvalidAnswer("the echoed tokens are not those of the prompt")
         pairs = zip(values[shown + 1 : -1], tops[shown + 1 : -1], strict=True)
         return [_scored(value, top) for value, top in pairs]
@@ -239,6 +239,18 @@ def _continued(choice: Mapping[str, Any], answer: Any, wants_logprobs: bool) -> 
         usage.get("completion_tokens") or len(ids) or len(labels),
         usage.get("prompt_tokens"),
     )
+
+
+def _in_order(labels: Sequence[str], text: str) -> bool:
+    """Whether the labels stand in the text one after the other; part of a character has no label."""
+    place = 0
+    for label in labels:
+        if "\ufffd" not in label:
+            place = text.find(label, place)
+            if place < 0:
+                return False
+            place += len(label)
+    return True
 
 
 def _scored(value: Any, top: Mapping[str, Any] | None) -> Scored:

@@ -125,7 +125,7 @@ def test_a_server_that_dies_ends_the_run_which_resumes(
     tmp_path: Path, expected: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(backend_module, "Patience", partial(Patience, first_wait_s=0.01, silent_s=0.5))
-    faults, know = dying(after=130)
+    faults, know = dying(after=80)
     with serving(faults) as server:
         know(server)
         began = time.monotonic()
@@ -145,7 +145,7 @@ def test_a_server_that_dies_ends_the_run_which_resumes(
 def test_a_server_that_comes_back_in_time_ends_nothing(
     tmp_path: Path, expected: list[tuple[Any, ...]]
 ) -> None:
-    faults, know = dying(after=130)
+    faults, know = dying(after=80)
     with serving(faults) as server:
         know(server)
         backend = OpenAiBackend.connect(
@@ -153,7 +153,7 @@ def test_a_server_that_comes_back_in_time_ends_nothing(
         )
         thread = restarting(server)
         mock_run(tmp_path / "run", backend=backend)  # type: ignore[arg-type]
-        thread.join()
+        thread.join(30)
         backend.close()
     assert content(tmp_path / "run") == expected
 
@@ -162,7 +162,7 @@ def restarting(server: FakeServer) -> Any:
     import threading
 
     def restart(first: threading.Thread) -> None:
-        first.join()
+        first.join(30)
         time.sleep(0.3)
         server.start()
 
