@@ -221,9 +221,10 @@ class Client:
             while self._reached_at < failed_at:
                 if self._away_since is None:
                     self._away_since = failed_at
+                away_s = _now() - self._away_since
                 if await self._answers():
                     self._reached_at, self._away_since = _now(), None
-                elif (away_s := _now() - self._away_since) > self.patience.silent_s:
+                elif away_s > self.patience.silent_s:
                     raise ServerLost(
                         f"the server at {self.address.url} went away (no connection for {away_s:.0f} s); "
                         "what was answered is kept, start the server again"
