@@ -25,6 +25,14 @@ from evalkit.tokens import EncodedPrompt, EncodedRequest
 from evalkit.types import Failure, GenerateResponse, ScoreResponse
 
 QUICK = Patience(timeout_s=20, first_wait_s=0.01, longest_wait_s=0.05, silent_s=0.5)
+
+
+@pytest.fixture(autouse=True)
+def _little_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For runs by the command line, which has no option for it."""
+    monkeypatch.setattr(backend_module, "Patience", partial(Patience, first_wait_s=0.01, silent_s=0.5))
+
+
 CONTENT = ("subset", "sample_id", "prediction", "correct", "choice_logprobs", "error")
 
 
@@ -69,8 +77,8 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Any, ...]]:
     ids=lambda fault: f"{fault.kind}-{fault.status}",
 )
 def test_trouble_changes_no_sample(fault: Fault, tmp_path: Path, expected: list[tuple[Any, ...]]) -> None:
-    patience = Patience(timeout_s=0.3, first_wait_s=0.01, longest_wait_s=0.05) if fault.seconds else QUICK
-    with serving(every(4, fault)) as server:
+    patience = Patience(timeout_s=0.4, first_wait_s=0.01, longest_wait_s=0.05) if fault.seconds else QUICK
+    with serving(every(5, fault)) as server:
         results, retries = openai_run(server, tmp_path / "run", patience)
     (task,) = results["tasks"].values()
     assert task["counters"]["errors"] == 0
@@ -122,9 +130,8 @@ def dying(after: int) -> tuple[Faults, Callable[[FakeServer], None]]:
 
 
 def test_a_server_that_dies_ends_the_run_which_resumes(
-    tmp_path: Path, expected: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, expected: list[tuple[Any, ...]]
 ) -> None:
-    monkeypatch.setattr(backend_module, "Patience", partial(Patience, first_wait_s=0.01, silent_s=0.5))
     faults, know = dying(after=80)
     with serving(faults) as server:
         know(server)
@@ -245,7 +252,7 @@ def test_closing_cancels_what_is_under_way() -> None:
 
 
 def test_a_thousand_requests_at_a_time_need_no_more_memory() -> None:
-    n, process = 2500, psutil.Process()
+    n, process = 2000, psutil.Process()
     with serving(delay_s=1.5, completions=False, tokenizer=False) as server:
         backend = OpenAiBackend.connect(
             "fake", base_url=server.url, engine_args={"max_concurrency": "1000", "timeout_s": "60"}
@@ -257,7 +264,7 @@ def test_a_thousand_requests_at_a_time_need_no_more_memory() -> None:
         for i, answer in backend.generate(prompts):
             assert i not in seen
             seen[i] = type(answer)
-            if len(seen) == 1500:
+            if len(seen) == 1000:
                 gc.collect()
                 full_bytes = process.memory_info().rss
         grown = process.memory_info().rss - full_bytes
