@@ -142,9 +142,9 @@ def _answers(backend: Backend, prompts: Sequence[Prompt]) -> list[tuple[EncodedR
 
 def _as_scored(prompt: EncodedPrompt, response: Response) -> tuple[EncodedRequest, Response]:
     """A greedy completion as the score of the text it is."""
-    if not isinstance(response, GenerateResponse):
+    completion = response.completions[0] if isinstance(response, GenerateResponse) else None
+    if completion is None or not completion.token_ids:  # some servers do not tell which tokens they generated
         return EncodedRequest(prompt.ids, (prompt.ids[-1:],), (len(prompt.ids),)), response
-    (completion,) = response.completions
     ids = np.asarray(completion.token_ids, np.int32)
     score = ContinuationScore(completion.logprob, len(ids), is_greedy=True)
     return EncodedRequest(prompt.ids, (ids,), (len(prompt.ids),)), ScoreResponse((score,))

@@ -24,6 +24,10 @@ class UntrustedResultError(EvalkitError):
     exit_code = 3
 
 
+class ServerLost(UntrustedResultError):
+    """A model's server went away in mid-run; `--resume` continues when it is back."""
+
+
 class DataError(EvalkitError):
     """Benchmark data is missing or corrupt."""
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from evalkit.backends.base import Backend
+from evalkit.backends.openai.address import clean_url, find_address
 from evalkit.errors import UsageError, unknown_name
 from evalkit.presets import resolve
 
@@ -45,6 +46,8 @@ class EngineOptions:
         described = {k: v for k, v in asdict(self).items() if k in always or v != getattr(defaults, k)}
         for name in ("model", "trust_remote_code", "offline"):
             described.pop(name, None)
+        if self.base_url:
+            described["base_url"] = clean_url(self.base_url)
         return described
 
 
@@ -140,6 +143,23 @@ def _check_model(options: EngineOptions, n_gpus: int = 1) -> None:
         check_model(options.model, revision=options.revision, offline=options.offline)
 
 
+def _openai(options: EngineOptions) -> Backend:
+    from evalkit.backends.openai.backend import OpenAiBackend
+
+    return OpenAiBackend.connect(
+        options.model,
+        base_url=options.base_url,
+        tokenizer=options.tokenizer,
+        trust_remote_code=options.trust_remote_code,
+        offline=options.offline,
+        engine_args=options.engine_args,
+    )
+
+
+def _check_openai(options: EngineOptions) -> None:
+    find_address(options.base_url)
+
+
 def _nothing(options: EngineOptions) -> None:
     """Nothing can be said without asking the engine itself."""
 
@@ -153,6 +173,7 @@ class _Engine:
 BACKENDS = {
     "hf": _Engine(_hf, _check_hf),
     "vllm": _Engine(_vllm, _check_vllm),
+    "openai": _Engine(_openai, _check_openai),
     "mock": _Engine(_mock, _nothing),
 }
 """Backends by name."""

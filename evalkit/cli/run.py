@@ -22,7 +22,7 @@ from evalkit.cli.options import (
     one_of,
     tag_pair,
 )
-from evalkit.errors import RunInterrupted, UntrustedResultError, UsageError
+from evalkit.errors import RunInterrupted, ServerLost, UntrustedResultError, UsageError
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 LOAD_FORMATS = ("auto", "dummy")
@@ -173,9 +173,10 @@ def run(
         results = run_tasks(
             options, source, lambda: open_backend(engine), store, resume=resume, progress=progress
         )
-    except (KeyboardInterrupt, RunInterrupted) as error:
+    except (KeyboardInterrupt, RunInterrupted, ServerLost) as error:
         what = str(error) or "interrupted"  # a KeyboardInterrupt says nothing
-        raise RunInterrupted(f"{what}; continue with: {_resume_command(store.root)}") from None
+        kind = ServerLost if isinstance(error, ServerLost) else RunInterrupted
+        raise kind(f"{what}; continue with: {_resume_command(store.root)}") from None
     finally:
         progress.finish()
     _show(results, store.root, as_json=as_json)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from helpers import cli, samples, write_cmmlu
 
-HEAVY = ("torch", "transformers", "pandas", "datasets", "pyarrow", "vllm", "scipy")
+HEAVY = ("openai", "torch", "transformers", "pandas", "datasets", "pyarrow", "vllm", "scipy")
 
 MOCK = ("run", "--backend", "mock", "--model", "m", "--data", "sample")
 
