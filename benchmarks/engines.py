@@ -52,6 +52,7 @@ def main() -> int:
     parser.add_argument("--worker", help="internal: one measurement, as JSON")
     args = parser.parse_args()
     common.quiet()
+    os.environ.pop("TQDM_DISABLE")  # vLLM divides by what its progress bar has counted
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "4")
     if args.worker:
