@@ -234,6 +234,4 @@ def _info(server: Server, client: Client, tokenizer: Tokenizer, source: str, fin
 
 
 def _shut(bridge: LoopThread, client: Client) -> None:
-    if not bridge.loop.is_closed():
-        bridge.run(client.close())
-        bridge.stop()
+    bridge.stop(client.close)

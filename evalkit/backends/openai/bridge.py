@@ -70,10 +70,14 @@ class LoopThread:
             feeding.cancel()
             ended.wait(_CANCEL_S)
 
-    def stop(self) -> None:
-        """End the loop and its thread; safe to call twice."""
+    def stop(self, last: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run what comes `last`, then end the loop and its thread; safe to call twice."""
         if self.loop.is_closed():
             return
+        if threading.current_thread() is self._thread:  # the garbage collector may run in any thread
+            self.loop.create_task(last()).add_done_callback(lambda _: self.loop.stop())
+            return
+        self.run(last())
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(_CANCEL_S)
         if not self._thread.is_alive():

@@ -12,7 +12,7 @@ from evalkit.backends.openai.bridge import LoopThread
 from evalkit.backends.openai.client import GaveUp, Refused
 from evalkit.backends.openai.completions import Completions, Continued, Habits, id_of_label
 from evalkit.backends.openai.scoring import BY_BIAS, BY_IDS, ECHO, Ways
-from evalkit.backends.openai.tokenizer import ServerTokenizer
+from evalkit.backends.openai.tokenizer import PROBE_TEXT, ServerTokenizer
 from evalkit.backends.tokenizer import HfTokenizer
 from evalkit.errors import UsageError
 from evalkit.tokens import Ids, encode_prompt
@@ -116,9 +116,27 @@ class Probe:
                     raise _NotOffered(str(error)) from None
                 continue
             names = bool(answer.ids) and all(id_of_label(label) is not None for label in answer.labels)
+            if isinstance(self._tokenizer, HfTokenizer):
+                self._check_local(self._tokenizer)
             self._completions.habits = replace(habits, labels_ids=habits.labels_ids and names)
             return answer
         return self._find_text_habits()
+
+    def _check_local(self, tokenizer: HfTokenizer) -> None:
+        """Of a text, the server must make as many tokens: ids of another tokenizer would mean other words."""
+        ids = encode_prompt(tokenizer, PROBE_TEXT)
+        lead = tokenizer.leading_ids
+        for added in dict.fromkeys((len(lead), 0, 1)):
+            try:
+                self._first_answer(ids, Habits(False, False, lead, added))
+                return
+            except (Refused, GaveUp) as error:
+                if not isinstance(error, Refused) or error.status != 200:
+                    return  # it takes no text, or not this one
+                last = error
+        raise UsageError(
+            f"--tokenizer is not that of the served model: {last}; leave it out, or give the model's own"
+        )
 
     def _find_text_habits(self) -> Continued:
         """The same for a server that takes only text and puts its own first tokens in front of it."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny
 from fake_server import FakeServer, serving
 from helpers import cli, samples
 
@@ -131,8 +132,15 @@ def test_a_tokenizer_of_another_model_is_refused() -> None:
         client = Client(find_address(server.url), 4, QUICK)
         with pytest.raises(UsageError, match="is not that of the model 'fake'"):
             find_tokenizer(bridge, client, "fake", WordTokenizer(), "words")  # type: ignore[arg-type]
-        bridge.run(client.close())
-        bridge.stop()
+        bridge.stop(client.close)
+
+
+def test_a_local_tokenizer_is_measured_by_the_server_where_that_offers_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(backend_module, "_local_tokenizer", lambda source, **options: tiny.tokenizer())
+    with serving(tokenizer=False) as server, pytest.raises(UsageError, match="not that of the served model"):
+        OpenAiBackend.connect("fake", base_url=server.url, tokenizer="tiny")
 
 
 def test_stop_texts_beyond_those_a_server_takes_are_cut_here() -> None:
