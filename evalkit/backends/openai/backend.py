@@ -15,6 +15,7 @@ from evalkit.backends.openai.bridge import LoopThread
 from evalkit.backends.openai.client import Client, Patience
 from evalkit.backends.openai.completions import Completions, Habits
 from evalkit.backends.openai.generation import Generator
+from evalkit.backends.openai.limit import AdaptiveLimit
 from evalkit.backends.openai.probe import Findings, Probe
 from evalkit.backends.openai.scoring import Scorer
 from evalkit.backends.openai.server import Server, meet
@@ -25,6 +26,8 @@ from evalkit.tokens import EncodedPrompt, EncodedRequest, Tokenizer
 from evalkit.types import Response, ScoreResponse
 
 _MAX_CONCURRENCY = 64
+_ONE_AT_A_TIME = ("llama-cpp-python",)
+"""Servers that remember only the last prompt: requests of several samples mixed would compute each anew."""
 _MOST_CONCURRENCY = 1000
 """Connections the client library opens at most."""
 
@@ -107,6 +110,8 @@ class OpenAiBackend:
         client = Client(address, at_once, patience)
         try:
             server = meet(bridge, client, model)
+            if server.kind in _ONE_AT_A_TIME and "max_concurrency" not in (engine_args or {}):
+                client.limit = AdaptiveLimit(1)
             local = _local_tokenizer(tokenizer, trust_remote_code=trust_remote_code, offline=offline)
             found, source = find_tokenizer(bridge, client, model, local, tokenizer)
             return cls(bridge, client, server, found, source)

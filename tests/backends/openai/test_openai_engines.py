@@ -153,9 +153,9 @@ def test_llama_is_not_believed_where_its_echo_is_off_by_one(llama: str, tmp_path
     with connected(llama) as backend:
         assert backend.info.details["probe"]["echo"].startswith("wrong")
         assert backend.info.details["scoring_path"] == "logit_bias"
-    check_run(llama, tmp_path / "run", "--tasks", "cmmlu", "--limit", "4")
+    check_run(llama, tmp_path / "run", "--tasks", "mmlu", "--limit", "1")
 
 
 def test_llama_generates_for_a_run(llama: str, tmp_path: Path) -> None:
-    rows = check_run(llama, tmp_path / "run", "--tasks", "cmmlu@oc-gen", "--limit", "1")
+    rows = check_run(llama, tmp_path / "run", "--tasks", "mmlu@oc-gen:test:0shot", "--limit", "1")
     assert any(row["completion"] for row in rows)
