@@ -52,17 +52,21 @@ class Scorer:
     async def score(self, request: EncodedRequest) -> Response:
         """One request per distinct prefix where that is one, else one per continuation."""
         steps = _steps(request)
-        return await self._answer(request, steps, self._by_chain(steps, longest=1))
+        return await self._answer(request, steps, self._by_chain(steps))
 
     async def reference(self, request: EncodedRequest) -> Response:
-        """The same by another way, where a second one is proven."""
+        """The same by another way, where a second one is proven and can be gone."""
         steps = _steps(request)
-        other = not self._by_chain(steps, longest=1)
-        return await self._answer(request, steps, self._by_chain(steps) if other else not self._ways.echo)
+        by_chain = not self._by_chain(steps)
+        proven = self._ways.next_token is not None if by_chain else self._ways.echo
+        if not proven or (by_chain and len(steps) > _LONGEST_CHAIN):
+            return await self.score(request)
+        response = await self._answer(request, steps, by_chain)
+        # Token by token, a server that takes only text cannot be asked for part of a character.
+        return await self.score(request) if isinstance(response, Failure) else response
 
-    def _by_chain(self, steps: Sequence[_Step], longest: int = _LONGEST_CHAIN) -> bool:
-        possible = self._ways.next_token is not None
-        return possible and (not self._ways.echo or len(steps) <= longest)
+    def _by_chain(self, steps: Sequence[_Step]) -> bool:
+        return self._ways.next_token is not None and (not self._ways.echo or len(steps) == 1)
 
     async def _answer(self, request: EncodedRequest, steps: list[_Step], by_chain: bool) -> Response:
         try:
