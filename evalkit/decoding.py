@@ -5,12 +5,12 @@ Pure Python and numpy: no engine is imported here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from evalkit.reasoning import Reasoning
-from evalkit.tokens import EncodedPrompt, Tokenizer, common_prefix
-from evalkit.types import Completion, FinishReason
+from evalkit.tokens import EncodedPrompt, Tokenizer, common_prefix, sort_key
+from evalkit.types import Completion, Failure, FinishReason, GenerateResponse, Response
 
 MIN_SHARED = 64
 """Tokens prompts must have in common for their prefix to be computed apart."""
@@ -41,6 +41,31 @@ class PromptGroup:
     drafts: list[Draft]
 
 
+def drafts(requests: Sequence[EncodedPrompt], done: Collection[int]) -> list[Draft]:
+    """Every completion that is asked for, requests in `done` left out."""
+    wanted = ((i, request) for i, request in enumerate(requests) if i not in done)
+    return [Draft(i, k, request) for i, request in wanted for k in range(request.n_completions)]
+
+
+class Collected:
+    """Puts finished completions together to responses."""
+
+    def __init__(self) -> None:
+        self._of_request: dict[int, dict[int, Completion | Failure]] = {}
+
+    def add(self, draft: Draft, completion: Completion | Failure) -> Iterator[tuple[int, Response]]:
+        """Take one; yields the response it makes whole, if any. One failure fails its request."""
+        found = self._of_request.setdefault(draft.index, {})
+        found[draft.k] = completion
+        if len(found) < draft.prompt.n_completions:
+            return
+        ordered = [found[k] for k in sorted(found)]
+        del self._of_request[draft.index]
+        failure = next((c for c in ordered if isinstance(c, Failure)), None)
+        completions = tuple(c for c in ordered if isinstance(c, Completion))
+        yield draft.index, failure or GenerateResponse(completions)
+
+
 def buckets(drafts: Sequence[Draft]) -> Iterator[list[Draft]]:
     """Split drafts, longest first, so that none has room for more than twice its tokens."""
     bucket: list[Draft] = []
@@ -62,7 +87,7 @@ def prompt_groups(drafts: Sequence[Draft], batch_tokens: int) -> list[PromptGrou
     groups: list[PromptGroup] = []
     members: list[Draft] = []
     shared = 0
-    for draft in sorted(drafts, key=lambda d: (d.prompt.ids.astype(">i4").tobytes(), d.index, d.k)):
+    for draft in sorted(drafts, key=lambda d: (sort_key(d.prompt.ids), d.index, d.k)):
         if not members:
             members, shared = [draft], draft.prompt.n_inputs - 1
             continue
@@ -112,8 +137,9 @@ class Growing:
         self._longest_stop = max(map(len, self._stops), default=0)
         encoded = zip(self._stops, self.tokenizer.encode(self._stops), strict=True)
         # Some tokenizers put a token of their own before a lone character.
-        single = [int(ids[-1]) for stop, ids in encoded if len(ids) == 1 or (len(stop) == 1 and len(ids))]
-        self.stop_ids = frozenset(single)
+        single = [(s, int(ids[-1])) for s, ids in encoded if len(ids) == 1 or (len(s) == 1 and len(ids))]
+        # The last of a character's several bytes is the last of others, too.
+        self.stop_ids = frozenset(i for s, i in single if self.tokenizer.decode([i]) in ("", s))
         prompt = self.draft.prompt
         self._reasoning = (
             Reasoning(prompt.reasoning, prompt.ids, self.tokenizer) if prompt.reasoning else None

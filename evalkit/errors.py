@@ -25,7 +25,7 @@ class UntrustedResultError(EvalkitError):
 
 
 class ServerLost(UntrustedResultError):
-    """A model's server went away in mid-run; `--resume` continues when it is back."""
+    """A model's server or engine went away in mid-run; `--resume` continues when it is back."""
 
 
 class DataError(EvalkitError):

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from evalkit.tokens import EncodedRequest, Ids, common_prefix
+from evalkit.tokens import EncodedRequest, Ids, common_prefix, sort_key
 
 MIN_SAVING = 256
 """Tokens a shared segment must save before it earns a forward pass of its own."""
@@ -119,7 +119,7 @@ def plan(requests: Sequence[EncodedRequest], batch_tokens: int, lanes: int = 1) 
 
 def _windows(requests: Sequence[EncodedRequest]) -> Iterator[list[int]]:
     """Group requests so that sharers stand together and a window's trie fits easily in memory."""
-    keys = [r.base[:_SORT_TOKENS].astype(">i4").tobytes() for r in requests]
+    keys = [sort_key(r.base[:_SORT_TOKENS]) for r in requests]
     order = sorted(range(len(requests)), key=keys.__getitem__)
     window: list[int] = []
     for i in order:
@@ -446,7 +446,7 @@ def _packs(sizes: list[int], capacity: int) -> int:
 
 def _trie(inputs: list[Ids], starts: list[int]) -> _Node:
     """Build the compressed trie of the input sequences from their sorted order."""
-    keys = [ids.astype(">i4").tobytes() for ids in inputs]
+    keys = [sort_key(ids) for ids in inputs]
     root = _Node(0, 0, np.zeros(0, np.int32))
     rightmost = [root]
     previous: int | None = None

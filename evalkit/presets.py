@@ -71,8 +71,6 @@ class Preset(BaseModel):
     """Texts of the special tokens that end a turn."""
     system_prompt: str | None = None
     """The authors' system turn; their published evaluations left it out, so it is only shown."""
-    reasoning_tags: tuple[str, str] | None = None
-    """What opens and closes a reasoning section in completions."""
 
     def memory_bytes(self, precision: str) -> float:
         """Memory to run it in, with the overhead; `precision` is a key of `BYTES_PER_PARAMETER`."""

@@ -95,7 +95,7 @@ def run(
     gate = equality.check(backend, [(job.resolved, job.prompts) for job in jobs])
     described = manifest.build(options, source, backend, jobs) | {"equality_gate": gate.to_json()}
     manifest.check_resumable(store, described)
-    backend.usage.tokens_computed = backend.usage.tokens_generated = 0
+    backend.usage.reset()  # what the gate took is no part of the cost
 
     with interruptible(store):
         store.begin(described)

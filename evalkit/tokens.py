@@ -126,6 +126,11 @@ class EncodedPrompt:
     """
 
     @property
+    def n_completions(self) -> int:
+        """How many completions are asked for."""
+        return self.sampling.n if self.sampling else 1
+
+    @property
     def n_inputs(self) -> int:
         """Tokens of the prompt."""
         return len(self.ids)
@@ -133,7 +138,7 @@ class EncodedPrompt:
     @property
     def n_logical(self) -> int:
         """Prompt tokens a plain harness computes: the prompt once per completion."""
-        return len(self.ids) * (self.sampling.n if self.sampling else 1)
+        return len(self.ids) * self.n_completions
 
     def kept_right(self, n_inputs: int) -> EncodedPrompt:
         """The same prompt with ids cut from the left until `n_inputs` are left."""
@@ -308,6 +313,11 @@ def _piece(continuation: str | NextToken, ending: str, space: str) -> str:
 
 def _ending_start(context: str) -> int:
     return max(0, context.rfind("\n", 0, max(0, len(context) - _TAIL_CHARS)))
+
+
+def sort_key(ids: Ids) -> bytes:
+    """Bytes that sort as the ids do, one after the other."""
+    return ids.astype(">i4").tobytes()
 
 
 def common_prefix(a: Ids, b: Ids) -> int:

@@ -48,6 +48,17 @@ class Usage:
     tokens_computed: int = 0
     """Tokens that went through the model."""
     tokens_generated: int = 0
+    requests: int = 0
+    """Questions put to an engine that shares prefixes by itself."""
+    tokens_asked: int = 0
+    """Input tokens of those questions, …"""
+    tokens_cached: int = 0
+    """… and how many of them the engine had in its prefix cache."""
+
+    def reset(self) -> None:
+        """Begin to count anew."""
+        self.tokens_computed = self.tokens_generated = 0
+        self.requests = self.tokens_asked = self.tokens_cached = 0
 
 
 class Backend(Protocol):

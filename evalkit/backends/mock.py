@@ -113,8 +113,10 @@ class MockBackend:
             if i in done:
                 continue
             self.usage.tokens_computed += request.n_inputs
-            n = request.sampling.n if request.sampling else 1
-            yield i, GenerateResponse(tuple(self._completion(request, k) for k in range(n)))
+            yield (
+                i,
+                GenerateResponse(tuple(self._completion(request, k) for k in range(request.n_completions))),
+            )
 
     def _completion(self, request: EncodedPrompt, k: int) -> Completion:
         digest = hashlib.blake2b(request.ids.tobytes(), digest_size=32, salt=self._salt)

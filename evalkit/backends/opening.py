@@ -100,12 +100,9 @@ def _vllm(options: EngineOptions) -> Backend:
 
 
 def _check_vllm(options: EngineOptions) -> None:
-    if options.quantization:
-        raise UsageError(
-            f"--quantization {options.quantization} is for --backend hf; with vLLM name a checkpoint that is "
-            "quantised, or give --engine-arg quantization=… as vLLM knows it"
-        )
-    _check_model(options, n_gpus=_parallel(_spread(options) | options.engine_args))
+    # How much smaller vLLM's own quantisation makes a model is not known here.
+    sized = "quantization" not in options.engine_args
+    _check_model(options, sized=sized, n_gpus=_parallel(_spread(options) | options.engine_args))
 
 
 def _spread(options: EngineOptions) -> dict[str, str]:
@@ -124,21 +121,22 @@ def _parallel(engine_args: Mapping[str, str]) -> int:
     return math.prod(int(size) if size.isdigit() else 1 for size in sizes)
 
 
-def _check_model(options: EngineOptions, n_gpus: int = 1) -> None:
+def _check_model(options: EngineOptions, *, sized: bool = True, n_gpus: int = 1) -> None:
     """Is there such a model, and does this machine hold it?"""
     from evalkit.backends.fits import check_fits
     from evalkit.backends.model_name import check_model
 
     model = resolve(options.model, revision=options.revision, dtype=options.dtype)
     dummy = options.load_format == "dummy"
-    check_fits(
-        model,
-        device=options.device,
-        quantization=options.quantization,
-        n_gpus=n_gpus,
-        dummy=dummy,
-        trust_remote_code=options.trust_remote_code,
-    )
+    if sized:
+        check_fits(
+            model,
+            device=options.device,
+            quantization=options.quantization,
+            n_gpus=n_gpus,
+            dummy=dummy,
+            trust_remote_code=options.trust_remote_code,
+        )
     if not (dummy and model.preset):  # whose shape is known here
         check_model(options.model, revision=options.revision, offline=options.offline)
 
@@ -160,7 +158,7 @@ def _check_openai(options: EngineOptions) -> None:
     find_address(options.base_url)
 
 
-def _nothing(options: EngineOptions) -> None:
+def _nothing_to_check(options: EngineOptions) -> None:
     """Nothing can be said without asking the engine itself."""
 
 
@@ -168,13 +166,20 @@ def _nothing(options: EngineOptions) -> None:
 class _Engine:
     open: Callable[[EngineOptions], Backend]
     check: Callable[[EngineOptions], None]
+    takes: frozenset[str]
+    """Fields of `EngineOptions` that mean something to it."""
 
+
+_LOADING = frozenset(
+    {"dtype", "device", "batch_tokens", "revision", "trust_remote_code", "offline", "load_format"}
+)
+_SERVER = frozenset({"base_url", "tokenizer", "trust_remote_code", "offline", "engine_args"})
 
 BACKENDS = {
-    "hf": _Engine(_hf, _check_hf),
-    "vllm": _Engine(_vllm, _check_vllm),
-    "openai": _Engine(_openai, _check_openai),
-    "mock": _Engine(_mock, _nothing),
+    "hf": _Engine(_hf, _check_hf, _LOADING | {"quantization"}),
+    "vllm": _Engine(_vllm, _check_vllm, _LOADING | {"engine_args"}),
+    "openai": _Engine(_openai, _check_openai, _SERVER),
+    "mock": _Engine(_mock, _nothing_to_check, _LOADING - {"load_format"}),
 }
 """Backends by name."""
 

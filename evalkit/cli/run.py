@@ -6,11 +6,13 @@ import json
 import shlex
 import signal
 import sys
+from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
+from evalkit.backends.openai.address import clean_url
 from evalkit.cli.options import (
     DATA,
     DATA_VARIANT,
@@ -23,6 +25,9 @@ from evalkit.cli.options import (
     tag_pair,
 )
 from evalkit.errors import RunInterrupted, ServerLost, UntrustedResultError, UsageError
+
+if TYPE_CHECKING:
+    from evalkit.store import RunStore
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 LOAD_FORMATS = ("auto", "dummy")
@@ -93,7 +98,7 @@ def run(
     unsafe_local_code: bool = UNSAFE,
     seed: int = typer.Option(0, help="Seed of everything random; recorded in the manifest."),
     batch_tokens: int = typer.Option(
-        None, help="Token budget of one forward pass (default: 2048 on CPU, 16384 on GPU)."
+        None, help="Token budget of one forward pass (hf: by default 2048 on CPU, 16384 on GPU)."
     ),
     output: Path = typer.Option(None, help="Run directory (default: runs/<UTC time>-<model>-<6 hex>)."),
     resume: bool = typer.Option(False, "--resume", help="Continue an interrupted run in --output."),
@@ -180,7 +185,7 @@ def run(
     finally:
         progress.finish()
     _show(results, store.root, as_json=as_json)
-    _check_errors(results, max_errors)
+    _check_errors(results, store, max_errors)
 
 
 def rescore(
@@ -197,13 +202,14 @@ def rescore(
     from evalkit.task import JudgeSettings
 
     error_limit(max_errors, 0)
+    store = RunStore(run_dir)
     source = None if data is None else open_source(data, offline=True)
     try:
-        results = rescore_run(RunStore(run_dir), source, JudgeSettings(unsafe_local_code))
+        results = rescore_run(store, source, JudgeSettings(unsafe_local_code))
     except RunInterrupted as error:
         raise RunInterrupted(f"{error}; then: {shlex.join(['evalkit', *sys.argv[1:]])}") from None
     _show(results, run_dir, as_json=as_json)
-    _check_errors(results, max_errors)
+    _check_errors(results, store, max_errors)
 
 
 def score_file(
@@ -255,10 +261,18 @@ def _stop(signum: int, frame: object) -> None:
 
 def _resume_command(output: Path) -> str:
     """The command line that continues this run."""
-    arguments = [a for a in sys.argv[1:] if a != "--resume"]
+    arguments = [_without_secrets(a) for a in sys.argv[1:] if a != "--resume"]
     if not any(a == "--output" or a.startswith("--output=") for a in arguments):
         arguments += ["--output", str(output)]
     return shlex.join(["evalkit", *arguments, "--resume"])
+
+
+def _without_secrets(argument: str) -> str:
+    """A server's address without what may be secret in it."""
+    option, equals, value = argument.partition("=")
+    if option == "--base-url":
+        return f"{option}{equals}{clean_url(value)}" if equals else option
+    return clean_url(argument) if argument.startswith(("http://", "https://")) else argument
 
 
 def _show(results: dict[str, Any], root: Path, *, as_json: bool) -> None:
@@ -284,11 +298,13 @@ def _warnings(results: dict[str, Any], manifest: dict[str, Any]) -> list[str]:
     return list(warnings(results, manifest))
 
 
-def _check_errors(results: dict[str, Any], max_errors: str) -> None:
+def _check_errors(results: dict[str, Any], store: RunStore, max_errors: str) -> None:
     counters = [task["counters"] for task in results["tasks"].values()]
     errors, samples = (sum(c[key] for c in counters) for key in ("errors", "samples"))
     if errors > error_limit(max_errors, samples):
+        ((commonest, times),) = Counter(o.error for o in store.read_samples() if o.error).most_common(1)
         raise UntrustedResultError(
-            f"{errors} of {samples} samples could not be scored (limit {max_errors}); "
-            "the column `error` of samples.parquet says why, and `evalkit run … --resume` tries them again"
+            f"{errors} of {samples} samples could not be scored (limit {max_errors}), {times} of them "
+            f"because: {commonest}; the column `error` of samples.parquet has every reason, and "
+            "`evalkit run … --resume` tries them again"
         )

@@ -22,10 +22,10 @@ from evalkit.backends.hf.generation import PlainGenerator, SlotGenerator
 from evalkit.backends.hf.head import Head
 from evalkit.backends.hf.loading import LoadedModel, LoadOptions, load
 from evalkit.backends.hf.paths import ExpandedPath, Path, PlainPath, TreePath
-from evalkit.decoding import Draft
+from evalkit.decoding import Collected, Draft, drafts
 from evalkit.planner import Step, Window, plan
 from evalkit.tokens import EncodedPrompt, EncodedRequest, Ids
-from evalkit.types import Completion, ContinuationScore, Failure, GenerateResponse, Response, ScoreResponse
+from evalkit.types import Completion, ContinuationScore, Failure, Response, ScoreResponse
 
 _log = logging.getLogger(__name__)
 
@@ -211,23 +211,14 @@ class HfBackend:
         self, requests: Sequence[EncodedPrompt], done: Collection[int] = ()
     ) -> Iterator[tuple[int, Response]]:
         """Complete every prompt not in `done`, in the order they finish."""
-        drafts = [
-            Draft(i, k, request)
-            for i, request in enumerate(requests)
-            if i not in done
-            for k in range(request.sampling.n if request.sampling else 1)
-        ]
-        finished: dict[int, dict[int, Completion | Failure]] = {}
-        for draft, completion in self._complete(drafts):
-            of_request = finished.setdefault(draft.index, {})
-            of_request[draft.k] = completion
-            if len(of_request) == (draft.prompt.sampling.n if draft.prompt.sampling else 1):
-                yield draft.index, _generated(finished.pop(draft.index))
+        collected = Collected()
+        for draft, completion in self._complete(drafts(requests, done)):
+            yield from collected.add(draft, completion)
 
-    def _complete(self, drafts: Sequence[Draft]) -> Iterator[tuple[Draft, Completion | Failure]]:
+    def _complete(self, wanted: Sequence[Draft]) -> Iterator[tuple[Draft, Completion | Failure]]:
         """Complete drafts in slots, and one by one those whose length or attention slots do not support."""
-        left = {(d.index, d.k): d for d in drafts if d.longest <= self._longest_shared}
-        rest = [d for d in drafts if d.longest > self._longest_shared]
+        left = {(d.index, d.k): d for d in wanted if d.longest <= self._longest_shared}
+        rest = [d for d in wanted if d.longest > self._longest_shared]
         while left and isinstance(self._path, TreePath):
             try:
                 for draft, completion in self._in_slots(self._path).run(list(left.values())):
@@ -295,14 +286,6 @@ def _longest_shared(config: Any) -> float:
     if rope.get("rope_type") not in {"dynamic", "longrope"}:
         return math.inf
     return float(rope.get("original_max_position_embeddings") or config.max_position_embeddings)
-
-
-def _generated(completions: dict[int, Completion | Failure]) -> Response:
-    """One response of a request's completions in their order; a failure of one fails the request."""
-    ordered = [completions[k] for k in sorted(completions)]
-    done = tuple(c for c in ordered if isinstance(c, Completion))
-    failures = [c for c in ordered if isinstance(c, Failure)]
-    return failures[0] if failures else GenerateResponse(done)
 
 
 def _out_of_memory(tokens: int) -> str:

@@ -22,6 +22,7 @@ from evalkit.backends.base import Usage
 from evalkit.backends.hf import attention, memory
 from evalkit.backends.hf.head import Head
 from evalkit.backends.hf.sampling import Sampler
+from evalkit.backends.tokenizer import end_ids
 from evalkit.decoding import Draft, Growing, PromptGroup, buckets, prompt_groups
 from evalkit.planner import Family, Step
 from evalkit.tokens import Ids, Tokenizer
@@ -55,7 +56,7 @@ class SlotGenerator:
         self._device: torch.device = model.device
         self._dtype: torch.dtype = model.dtype
         self._batch_tokens = batch_tokens
-        self._end_ids = end_ids(model, tokenizer)
+        self._end_ids = end_ids(getattr(model.generation_config, "eos_token_id", None), tokenizer)
         self._bytes_per_token = _bytes_per_token(model)
         self._context = attention.KVCache()
 
@@ -265,7 +266,7 @@ class PlainGenerator:
         """`attn_implementation` is the one the model was loaded with."""
         self._model, self._attention = model, attn_implementation
         self._tokenizer, self._usage = tokenizer, usage
-        self._end_ids = end_ids(model, tokenizer)
+        self._end_ids = end_ids(getattr(model.generation_config, "eos_token_id", None), tokenizer)
 
     def run(self, drafts: Sequence[Draft]) -> Iterator[Result]:
         """Complete one draft after the other."""
@@ -347,13 +348,6 @@ def _logprob(logits: Sequence[Tensor], completion: Completion) -> float:
         for step, token in zip(logits, completion.token_ids, strict=False)
     ]
     return float(torch.stack(rows).double().sum())
-
-
-def end_ids(model: Any, tokenizer: Tokenizer) -> frozenset[int]:
-    """Tokens that end an answer: those of the generation settings and the tokenizer's own."""
-    configured = getattr(model.generation_config, "eos_token_id", None)
-    listed = configured if isinstance(configured, list | tuple) else [configured]
-    return frozenset(int(i) for i in (*listed, *tokenizer.end_ids) if i is not None)
 
 
 def _bytes_per_token(model: Any) -> int:

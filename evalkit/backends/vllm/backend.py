@@ -15,20 +15,20 @@ from typing import Any, TypeVar
 from vllm import SamplingParams
 from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import MAX_LOGPROB_TOKEN_IDS
+from vllm.v1.engine.exceptions import EngineDeadError
 
 from evalkit.backends.base import Capabilities, ModelInfo, Usage
 from evalkit.backends.opening import EngineOptions
 from evalkit.backends.queries import Answers, NextTokenQuery, Query, SequenceQuery, queries
 from evalkit.backends.vllm.engine import Started, start
-from evalkit.decoding import Draft, Growing
-from evalkit.errors import UntrustedResultError
-from evalkit.tokens import EncodedPrompt, EncodedRequest, Ids
+from evalkit.decoding import Collected, Draft, Growing, drafts
+from evalkit.errors import ServerLost
+from evalkit.tokens import EncodedPrompt, EncodedRequest, Ids, sort_key
 from evalkit.types import (
     Completion,
     ContinuationScore,
     Failure,
     FinishReason,
-    GenerateResponse,
     Response,
     ScoreResponse,
 )
@@ -54,7 +54,7 @@ class VllmBackend:
         self.usage = Usage()
         # Which requests share a step depends on time, and the cache on what was asked before.
         self.capabilities = Capabilities(repeatable=False)
-        self._asked = _Asked()
+        self._block = int(started.engine.vllm_config.cache_config.block_size)
         self._ids = count()
 
     @classmethod
@@ -65,7 +65,14 @@ class VllmBackend:
     @property
     def info(self) -> ModelInfo:
         """The loaded model, and how much of its input came from the prefix cache."""
-        details = self._info.details | {"scoring_path": "prefix cache", "prefix_cache": self._asked.to_json()}
+        usage = self.usage
+        cache = {
+            "requests": usage.requests,
+            "prompt_tokens": usage.tokens_asked,
+            "cached_tokens": usage.tokens_cached,
+            "hit_share": round(usage.tokens_cached / max(1, usage.tokens_asked), 4),
+        }
+        details = self._info.details | {"scoring_path": "prefix cache", "prefix_cache": cache}
         return dataclasses.replace(self._info, details=details)
 
     def downgrade(self) -> None:
@@ -80,7 +87,10 @@ class VllmBackend:
     ) -> Iterator[tuple[int, Response]]:
         """Ask one question per distinct context and put the answers together."""
         answers = Answers(requests)
-        asked = ((query, _params(query)) for query in queries(requests, done, MAX_LOGPROB_TOKEN_IDS))
+        asked = (
+            (query, _params(query, cached=self._may_read_cache(query)))
+            for query in queries(requests, done, MAX_LOGPROB_TOKEN_IDS)
+        )
         again: list[SequenceQuery] = []
         for query, output in self._run(asked, _query_ids):
             if isinstance(output, str):
@@ -96,6 +106,10 @@ class VllmBackend:
                 yield from answers.fail(query, output)
             else:
                 yield from _sequence(query, output, answers)
+
+    def _may_read_cache(self, query: Query) -> bool:
+        """Whether a whole cached block can lie before what is scored."""
+        return isinstance(query, NextTokenQuery) or query.start > self._block
 
     def score_reference(self, request: EncodedRequest) -> ScoreResponse:
         """One request per continuation that reads nothing from the cache."""
@@ -113,18 +127,12 @@ class VllmBackend:
         self, requests: Sequence[EncodedPrompt], done: Collection[int] = ()
     ) -> Iterator[tuple[int, Response]]:
         """Complete every prompt; prompts that begin alike follow each other."""
-        wanted = sorted(
-            (i for i in range(len(requests)) if i not in done),
-            key=lambda i: requests[i].ids.astype(">i4").tobytes(),
-        )
-        drafts = (Draft(i, k, requests[i]) for i in wanted for k in range(_completions(requests[i])))
-        asked = ((draft, self._generation_params(draft)) for draft in drafts)
-        finished: dict[int, dict[int, Completion | str]] = {}
+        wanted = sorted(drafts(requests, done), key=lambda d: (sort_key(d.prompt.ids), d.index, d.k))
+        asked = ((draft, self._generation_params(draft)) for draft in wanted)
+        collected = Collected()
         for draft, output in self._run(asked, lambda draft: draft.prompt.ids):
-            of_request = finished.setdefault(draft.index, {})
-            of_request[draft.k] = output if isinstance(output, str) else self._completion(draft, output)
-            if len(of_request) == _completions(draft.prompt):
-                yield draft.index, _response(finished.pop(draft.index))
+            completion = Failure(output) if isinstance(output, str) else self._completion(draft, output)
+            yield from collected.add(draft, completion)
 
     def _run(
         self, asked: Iterable[tuple[Question, SamplingParams]], ids_of: Callable[[Question], Ids]
@@ -137,13 +145,10 @@ class VllmBackend:
                 while len(waiting) < _IN_FLIGHT and (entry := next(questions, None)) is not None:
                     question, params = entry
                     name = str(next(self._ids))
-                    try:
-                        prompt = {"prompt_token_ids": ids_of(question).tolist()}
-                        self._engine.add_request(name, prompt, params)
-                    except (ValueError, VLLMValidationError) as error:  # too long, or not for this model
-                        yield question, f"vLLM refuses the request: {error}"
-                        continue
-                    waiting[name] = question
+                    if refusal := self._submit(name, ids_of(question), params):
+                        yield question, refusal
+                    else:
+                        waiting[name] = question
                 if not waiting:
                     return
                 for output in self._step():
@@ -154,19 +159,28 @@ class VllmBackend:
             if waiting:
                 self._engine.abort_request(list(waiting))
 
+    def _submit(self, name: str, ids: Ids, params: SamplingParams) -> str | None:
+        """Hand over one question; why the engine refuses it, if it does."""
+        try:
+            self._engine.add_request(name, {"prompt_token_ids": ids.tolist()}, params)
+        except (ValueError, VLLMValidationError) as error:  # too long, or not for this model
+            return f"vLLM refuses the request: {error}; --max-length makes prompts shorter"
+        except EngineDeadError as error:
+            raise _lost(error) from error
+        return None
+
     def _step(self) -> list[Output]:
         try:
             return self._engine.step()  # type: ignore[no-any-return]
-        except Exception as error:
-            raise UntrustedResultError(
-                f"the vLLM engine died: {str(error).strip() or type(error).__name__}; what was answered is "
-                "kept, `--resume` continues the run"
-            ) from error
+        except Exception as error:  # whatever ends an engine
+            raise _lost(error) from error
 
     def _count(self, output: Output) -> None:
         prompt, cached = len(output.prompt_token_ids), output.num_cached_tokens or 0
         generated = len(output.outputs[0].token_ids)
-        self._asked.add(prompt, cached)
+        self.usage.requests += 1
+        self.usage.tokens_asked += prompt
+        self.usage.tokens_cached += cached
         self.usage.tokens_computed += prompt - cached + generated - 1
         self.usage.tokens_generated += generated
 
@@ -204,25 +218,9 @@ class VllmBackend:
         return self._growing(draft).replay(((t, logprobs[t].logprob) for t, logprobs in tokens), ended)
 
 
-class _Asked:
-    """Tokens sent to the engine, and how many of them it had in its cache."""
-
-    def __init__(self) -> None:
-        self.requests = self.tokens = self.cached = 0
-
-    def add(self, tokens: int, cached: int) -> None:
-        self.requests += 1
-        self.tokens += tokens
-        self.cached += cached
-
-    def to_json(self) -> dict[str, Any]:
-        share = self.cached / self.tokens if self.tokens else 0.0
-        return {
-            "requests": self.requests,
-            "prompt_tokens": self.tokens,
-            "cached_tokens": self.cached,
-            "hit_share": round(share, 4),
-        }
+def _lost(error: Exception) -> ServerLost:
+    reason = str(error).strip() or type(error).__name__
+    return ServerLost(f"the vLLM engine died: {reason}; what was answered is kept")
 
 
 def _query_ids(query: Query) -> Ids:
@@ -264,14 +262,3 @@ def _sum(query: SequenceQuery, output: Output) -> tuple[float, bool]:
     scored = zip(query.ids[query.start :].tolist(), output.prompt_logprobs[query.start :], strict=True)
     entries = [logprobs[token] for token, logprobs in scored]
     return sum(entry.logprob for entry in entries), all(entry.rank == 1 for entry in entries)
-
-
-def _completions(prompt: EncodedPrompt) -> int:
-    return prompt.sampling.n if prompt.sampling else 1
-
-
-def _response(completions: dict[int, Completion | str]) -> Response:
-    ordered = [completions[k] for k in sorted(completions)]
-    error = next((c for c in ordered if isinstance(c, str)), None)
-    done = tuple(c for c in ordered if isinstance(c, Completion))
-    return GenerateResponse(done) if error is None else Failure(error)

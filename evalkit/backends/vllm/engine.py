@@ -20,7 +20,7 @@ from evalkit.backends import dummy
 from evalkit.backends.base import ModelInfo
 from evalkit.backends.identity import VLLM, fingerprint, version, weights_id
 from evalkit.backends.opening import EngineOptions
-from evalkit.backends.tokenizer import HfTokenizer, load_tokenizer
+from evalkit.backends.tokenizer import HfTokenizer, end_ids, load_tokenizer
 from evalkit.errors import UsageError, unknown_name
 from evalkit.presets import ModelSource, resolve
 
@@ -74,12 +74,14 @@ def start(options: EngineOptions) -> Started:
         try:
             engine = LLMEngine.from_engine_args(EngineArgs(**_arguments(path, model, options) | extra))
         except Exception as error:  # a missing file, a full device, an unsupported model: each its own type
-            raise UsageError(f"vLLM cannot start '{options.model}': {_first_line(error)}") from error
+            raise UsageError(
+                f"vLLM cannot start '{options.model}': {_first_line(error)} (its own log is above); where "
+                "memory is short, --engine-arg max_model_len=… or gpu_memory_utilization=… help"
+            ) from error
         info = _info(options, path, engine, tokenizer, details)
-    configured = engine.vllm_config.model_config.try_get_generation_config().get("eos_token_id")
-    listed = configured if isinstance(configured, list) else [configured]
-    end_ids = frozenset(int(i) for i in (*listed, *tokenizer.end_ids) if i is not None)
-    return Started(engine, tokenizer, end_ids, info)
+        settings = engine.vllm_config.model_config.try_get_generation_config()
+        ends = end_ids(settings.get("eos_token_id"), tokenizer)
+    return Started(engine, tokenizer, ends, info)
 
 
 def _quieten() -> None:
@@ -141,7 +143,8 @@ def _info(
         "evalkit": __version__,
     }
     parallel = config.parallel_config
-    identity = weights_id(path, config.model_config.revision)
+    commit = getattr(config.model_config.hf_config, "_commit_hash", None) or config.model_config.revision
+    identity = weights_id(path, commit)
     settings = {name: str(value) for name, value in sorted(options.engine_args.items())}
     details = {
         "architecture": config.model_config.architecture,
@@ -164,6 +167,7 @@ def _info(
         backend="vllm",
         dtype=dtype,
         fingerprint=fingerprint(*parts, repr(settings), *versions.values()),
-        max_length=config.model_config.max_model_len,
+        # Of a scored sequence the last token is sent as well, and one more is always generated.
+        max_length=config.model_config.max_model_len - 2,
         details=details | extra,
     )

