@@ -188,9 +188,16 @@ def check(options: EngineOptions) -> None:
     """Find out what can be known to go wrong before an engine is imported or data are read.
 
     Raises:
-        UsageError: no such backend or model, or this machine cannot hold it.
+        UsageError: no such backend or model, an option it does not take, or this machine cannot hold it.
     """
-    _engine(options).check(options)
+    engine = _engine(options)
+    defaults = EngineOptions(options.model, options.backend)
+    for name, value in asdict(options).items():
+        if value != getattr(defaults, name) and name not in {"model", "backend", *engine.takes}:
+            takers = [other for other, known in BACKENDS.items() if name in known.takes]
+            option = "--" + name.replace("_args", "_arg").replace("_", "-")
+            raise UsageError(f"{option} is for --backend {' or '.join(takers)}, not for {options.backend}")
+    engine.check(options)
 
 
 def open_backend(options: EngineOptions) -> Backend:
@@ -200,9 +207,8 @@ def open_backend(options: EngineOptions) -> Backend:
         UsageError: no such backend or model, or a library or device it needs is not there.
         UntrustedResultError: the engine cannot give numbers that can be believed.
     """
-    engine = _engine(options)
-    engine.check(options)
-    return engine.open(options)
+    check(options)
+    return _engine(options).open(options)
 
 
 def _engine(options: EngineOptions) -> _Engine:

@@ -129,9 +129,7 @@ def test_texts_stop_where_they_stop_on_transformers(backend: Backend, plain: Bac
 
 
 def test_a_prompt_cut_to_the_window_is_answered(backend: Backend) -> None:
-    (request,) = encode(
-        backend.tokenizer, [ScoreRequest("Rivers and lakes. " * 2000, (" A", " one of it"))]
-    )
+    (request,) = encode(backend.tokenizer, [ScoreRequest("Rivers and lakes. " * 2000, (" A", " one of it"))])
     cut = request.kept_right(backend.info.max_length)
     assert cut.n_inputs == backend.info.max_length
     (response,) = answers(backend, [cut])
