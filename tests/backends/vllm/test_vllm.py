@@ -9,16 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import missing
+from official import CASES, answers, check_agreement, logprobs
 
-from evalkit import spec
 from evalkit.backends.base import Backend
 from evalkit.backends.opening import EngineOptions, open_backend
-from evalkit.data.source import open_source
 from evalkit.errors import UsageError
-from evalkit.prompts import Encoder, prepare, render
 from evalkit.testing import check_backend
 from evalkit.tokens import EncodedPrompt, EncodedRequest, encode, encode_prompt
-from evalkit.types import Failure, GenerateResponse, Response, ScoreRequest, ScoreResponse
+from evalkit.types import Failure, GenerateResponse, ScoreRequest, ScoreResponse
 
 pytestmark = [pytest.mark.engine, pytest.mark.model, pytest.mark.filterwarnings("ignore")]
 
@@ -47,45 +45,16 @@ def plain() -> Backend:
     return open_backend(EngineOptions("demo", "hf", dtype="float32", device="cpu"))
 
 
-def answers(backend: Backend, requests: list[EncodedRequest]) -> list[Response]:
-    found = dict(backend.score(requests))
-    return [found[i] for i in range(len(requests))]
-
-
-def logprobs(response: Response) -> list[float]:
-    assert isinstance(response, ScoreResponse), response
-    return [score.logprob for score in response.scores]
-
-
 def test_keeps_every_promise_of_a_backend(backend: Backend) -> None:
     check_backend(backend)
 
 
 @pytest.mark.data
-@pytest.mark.parametrize(
-    ("name", "subset", "limit"),
-    [
-        ("mmlu@lm-eval:test:5shot", "college_biology", 8),
-        ("ceval@lm-eval:val:5shot", "computer_network", 8),
-        ("cmmlu@lm-eval:test:5shot", "agronomy", 8),
-        ("kobest_hellaswag@lm-eval:test:0shot", "kobest_hellaswag", 12),
-    ],
-)
+@pytest.mark.parametrize(("name", "subset", "limit"), CASES)
 def test_official_questions_score_as_on_transformers(
     backend: Backend, plain: Backend, official_data: Path, name: str, subset: str, limit: int
 ) -> None:
-    (resolved,) = spec.resolve(name)
-    source = open_source(str(official_data), offline=True)
-    samples = source.load(resolved.task, resolved.split, subset)
-    shots = source.shots(resolved, subset, samples)
-    rendered = render(resolved, samples[:limit], shots[:limit])
-    prompts = prepare(resolved, rendered, Encoder(backend.tokenizer, 2048))
-    requests = [p.encoded for p in prompts if isinstance(p.encoded, EncodedRequest)]
-    for ours, theirs in zip(answers(backend, requests), answers(plain, requests), strict=True):
-        assert logprobs(ours) == pytest.approx(logprobs(theirs), abs=1e-2)
-        first, second = sorted(logprobs(theirs))[-2:]
-        if abs(first - second) > 1e-2:
-            assert np.argmax(logprobs(ours)) == np.argmax(logprobs(theirs))
+    check_agreement(backend, plain, official_data, name, subset, limit)
 
 
 def test_letters_cost_one_request_per_context_and_the_beginning_comes_from_the_cache(

@@ -1,0 +1,58 @@
+"""Official questions that every engine must score as plain transformers does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from evalkit import spec
+from evalkit.backends.base import Backend
+from evalkit.data.source import open_source
+from evalkit.prompts import Encoder, prepare, render
+from evalkit.tokens import EncodedRequest
+from evalkit.types import Response, ScoreResponse
+
+CASES = [
+    ("mmlu@lm-eval:test:5shot", "college_biology", 8),
+    ("ceval@lm-eval:val:5shot", "computer_network", 8),
+    ("cmmlu@lm-eval:test:5shot", "agronomy", 8),
+    ("kobest_hellaswag@lm-eval:test:0shot", "kobest_hellaswag", 12),
+]
+"""Task, subset and how many of its questions; options of one token and of many."""
+
+TOLERANCE = 1e-2
+
+
+def check_agreement(backend: Backend, plain: Backend, data: Path, name: str, subset: str, limit: int) -> None:
+    """Log-probabilities agree, and predictions wherever no rounding could have changed them."""
+    requests = official(backend, data, name, subset, limit)
+    for ours, theirs in zip(answers(backend, requests), answers(plain, requests), strict=True):
+        assert logprobs(ours) == pytest.approx(logprobs(theirs), abs=TOLERANCE)
+        second, first = sorted(logprobs(theirs))[-2:]
+        if first - second > TOLERANCE:
+            assert np.argmax(logprobs(ours)) == np.argmax(logprobs(theirs))
+
+
+def official(backend: Backend, data: Path, name: str, subset: str, limit: int) -> list[EncodedRequest]:
+    """The first questions of a subset, encoded."""
+    (resolved,) = spec.resolve(name)
+    source = open_source(str(data), offline=True)
+    samples = source.load(resolved.task, resolved.split, subset)
+    shots = source.shots(resolved, subset, samples)
+    rendered = render(resolved, samples[:limit], shots[:limit])
+    prompts = prepare(resolved, rendered, Encoder(backend.tokenizer, 2040))
+    return [p.encoded for p in prompts if isinstance(p.encoded, EncodedRequest)]
+
+
+def answers(backend: Backend, requests: list[EncodedRequest]) -> list[Response]:
+    """Responses in order."""
+    found = dict(backend.score(requests))
+    return [found[i] for i in range(len(requests))]
+
+
+def logprobs(response: Response) -> list[float]:
+    """Log-probability of every continuation."""
+    assert isinstance(response, ScoreResponse), response
+    return [score.logprob for score in response.scores]
