@@ -1,20 +1,10 @@
-"""Conformance suites: what every backend and every task must do, ours or a plug-in's.
-
-Call them in a test of your own:
-
-    def test_my_backend() -> None:
-        check_backend(MyBackend())
-
-Each raises AssertionError naming the rule that was broken.
-"""
+"""What every backend must do."""
 
 from __future__ import annotations
 
 import json
 import math
-import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import get_args
 
@@ -22,18 +12,15 @@ import numpy as np
 
 from evalkit.backends.base import Backend
 from evalkit.equality import TOLERANCE
-from evalkit.task import PromptInput, Protocol, Task
+from evalkit.testing.rules import named
 from evalkit.tokens import EncodedPrompt, EncodedRequest, encode, encode_prompt
 from evalkit.types import (
     Completion,
     ContinuationScore,
     FinishReason,
-    GenerateRequest,
     GenerateResponse,
     NextToken,
-    Request,
     Response,
-    Sample,
     Sampling,
     ScoreRequest,
     ScoreResponse,
@@ -44,10 +31,6 @@ _TOLERANCE = TOLERANCE | {"float64": TOLERANCE["float32"]}
 
 _ROUNDING = 1e-4
 """How far above zero rounding may lift a log-probability."""
-
-_NAME = re.compile(r"[^@:,\s]+")
-
-# -- backends ---------------------------------------------------------------------------------------
 
 _SHARED = "The following are questions about geography.\n\n" + "".join(
     f"Question: Which city lies on river number {n}?\nA. Rome\nB. Cairo\nAnswer: {'AB'[n % 2]}\n\n"
@@ -119,21 +102,12 @@ def _check_scores(backend: Backend) -> None:
     for rule, request, answer in zip(rules, requests, answers, strict=True):
         _check_reference(backend, rule, request, answer)
     _check_usage(backend, requests[rules.index("a context shared by many")])
-    with _rule("nothing to do"):
+    with named("nothing to do"):
         assert list(backend.score([])) == [], "no requests must give no answers"
 
 
-@contextmanager
-def _rule(rule: str) -> Iterator[None]:
-    """Name the rule in whatever goes wrong below it."""
-    try:
-        yield
-    except AssertionError as error:
-        raise AssertionError(f"{rule}: {error}") from error
-
-
 def _check_info(backend: Backend) -> None:
-    with _rule("info"):
+    with named("info"):
         info = backend.info
         for field in ("name", "backend", "dtype", "fingerprint"):
             value = getattr(info, field)
@@ -166,7 +140,7 @@ def _check_answers(
 ) -> list[ScoreResponse]:
     checked: list[ScoreResponse] = []
     for rule, request, answer in zip(rules, requests, _scored(backend, requests), strict=True):
-        with _rule(rule):
+        with named(rule):
             assert isinstance(answer, ScoreResponse), f"no scores but {answer}"
             assert len(answer.scores) == len(request.tails), (
                 f"{len(answer.scores)} scores for {len(request.tails)} continuations"
@@ -214,7 +188,7 @@ def _check_done(
     everything = set(range(len(requests)))
     for done in (set(range(0, len(requests), 2)), set(range(1, len(requests))), everything):
         rest = dict(backend.score(requests, done))
-        with _rule(f"independent of what is done ({len(done)} of {len(requests)})"):
+        with named(f"independent of what is done ({len(done)} of {len(requests)})"):
             assert set(rest) == everything - done, f"answers for {sorted(rest)}, wanted {everything - done}"
             kept = sorted(rest)
             before, after = ([found[i] for i in kept] for found in (answers, rest))
@@ -224,7 +198,7 @@ def _check_done(
 def _check_reference(backend: Backend, rule: str, request: EncodedRequest, answer: ScoreResponse) -> None:
     reference = backend.score_reference(request)
     (alone,) = _scored(backend, [request])
-    with _rule(rule):
+    with named(rule):
         assert isinstance(alone, ScoreResponse), f"no scores but {alone}"
         triples = zip(answer.scores, alone.scores, reference.scores, strict=True)
         for j, (score, score_alone, plain) in enumerate(triples):
@@ -249,7 +223,7 @@ def _check_usage(backend: Backend, request: EncodedRequest) -> None:
     logical = sum(r.n_logical for r in requests)
     if not backend.capabilities.repeatable:
         logical = sum((r.length(j) + 1) * r.reported_tokens(j) for r in requests for j in range(len(r.tails)))
-    with _rule("usage"):
+    with named("usage"):
         assert computed > 0, "tokens_computed does not grow"
         assert computed <= logical, f"{computed} tokens computed where nothing shared takes {logical}"
 
@@ -266,9 +240,9 @@ def _prompts(backend: Backend) -> list[EncodedPrompt]:
 
 def _check_generation(backend: Backend) -> None:
     prompts = _prompts(backend)
-    with _rule("nothing to do"):
+    with named("nothing to do"):
         assert list(backend.generate([])) == [], "no requests must give no answers"
-    with _rule("generation"):
+    with named("generation"):
         answers = _generated(backend, prompts)
         for prompt, answer in zip(prompts, answers, strict=True):
             (completion,) = answer.completions
@@ -282,12 +256,12 @@ def _check_generation(backend: Backend) -> None:
     drawn = [
         replace(p, sampling=Sampling(temperature=1.0, n=2)) for p in (prompts[0], replace(prompts[0], seed=7))
     ]
-    with _rule("sampling"):
+    with named("sampling"):
         first, again = (_generated(backend, drawn) for _ in range(2))
         if backend.capabilities.repeatable:
             assert first == again, "the same seeds must draw the same texts"
         assert all(len(answer.completions) == 2 for answer in first), "n completions are n texts"
-    with _rule("generation of the rest"):
+    with named("generation of the rest"):
         rest = dict(backend.generate(prompts, done={0, 2}))
         assert set(rest) == set(range(len(prompts))) - {0, 2}, f"answers for {sorted(rest)}"
 
@@ -308,116 +282,4 @@ def _check_completion_score(backend: Backend, prompt: EncodedPrompt, completion:
     tolerance = _tolerance(backend) * math.sqrt(len(ids))
     assert abs(completion.logprob - plain.scores[0].logprob) <= tolerance, (
         f"agreement with plain forwards: {completion.logprob} and {plain.scores[0].logprob} plainly"
-    )
-
-
-# -- tasks ------------------------------------------------------------------------------------------
-
-
-def check_task(task: Task, sample: Sample | None = None) -> None:
-    """Check that a task is complete, consistent and asks without giving the answer away.
-
-    Args:
-        task: the task; its data is not read.
-        sample: a sample to render. Tasks whose options are single letters get a made-up one with the
-            fields `question` and one per letter; other tasks are rendered only if this is given.
-
-    Raises:
-        AssertionError: naming the first rule that does not hold.
-    """
-    with _rule(f"task '{task.name}'"):
-        _check_identity(task)
-        _check_layout(task)
-        assert task.protocols, "it has no protocol"
-        default = task.default_protocol
-        assert default in task.protocols, f"there is no default protocol {default!r}"
-        for name, protocol in task.protocols.items():
-            with _rule(f"protocol '{name}'"):
-                assert protocol.name == name, f"it calls itself {protocol.name!r}"
-                _check_protocol(task, protocol)
-                asked = sample or _made_up(task)
-                if asked is not None:
-                    _check_rendering(task, protocol, asked)
-
-
-def _check_identity(task: Task) -> None:
-    assert _NAME.fullmatch(task.name), "a name has no blank, comma, colon or @"
-    assert task.title.strip(), "title is empty"
-    assert len(set(task.choices)) == len(task.choices), f"choices repeat themselves: {task.choices}"
-
-
-def _check_layout(task: Task) -> None:
-    assert task.subsets, "it has no subset"
-    assert task.splits, "it has no split"
-    assert len(set(task.splits)) == len(task.splits), f"splits repeat themselves: {task.splits}"
-    if any(p.max_shots and p.shots_split is None for p in task.protocols.values()):
-        assert task.shots_split in task.splits, f"examples come from an unknown split {task.shots_split!r}"
-    for field in ("sizes", "content_sha256"):
-        unknown = set(getattr(task, field)) - set(task.splits)
-        assert not unknown, f"{field} name unknown splits {sorted(unknown)}"
-    paths = [task.path(split, subset) for split in task.splits for subset in task.subsets]
-    assert all(path and not path.startswith("/") for path in paths), "paths are relative to the task's folder"
-
-
-def _check_protocol(task: Task, protocol: Protocol) -> None:
-    assert _NAME.fullmatch(protocol.name), "a name has no blank, comma, colon or @"
-    assert protocol.source.strip(), "its source is missing"
-    assert protocol.default_split in task.splits, f"unknown default split {protocol.default_split!r}"
-    assert 0 <= protocol.default_shots <= protocol.max_shots, (
-        f"{protocol.default_shots} examples by default, at most {protocol.max_shots}"
-    )
-    for group, members in protocol.groups.members.items():
-        assert members, f"the group {group!r} is empty"
-        unknown = set(members) - set(task.subsets)
-        assert not unknown, f"the group {group!r} names unknown subsets {sorted(unknown)}"
-
-
-def _made_up(task: Task) -> Sample | None:
-    if not task.choices or any(len(choice) != 1 for choice in task.choices):
-        return None
-    subset = next(iter(task.subsets))
-    fields = {"question": "1 + 1 = ?", **{choice: f"option {choice}" for choice in task.choices}}
-    return Sample("0", subset, fields, task.choices[0])
-
-
-def _check_rendering(task: Task, protocol: Protocol, sample: Sample) -> None:
-    title = task.subsets[sample.subset]
-    for n_shots in sorted({0, protocol.default_shots, protocol.max_shots}):
-        shots = tuple(replace(sample, id=f"shot {n}") for n in range(n_shots))
-        request = protocol.render(PromptInput(sample.subset, title, shots, sample))
-        with _rule(f"{n_shots} examples"):
-            _check_asks(request)
-            unanswered = replace(sample, target=None)
-            assert protocol.render(PromptInput(sample.subset, title, shots, unanswered)) == request, (
-                "the prompt depends on the answer it asks for"
-            )
-            generates = isinstance(request, GenerateRequest)
-            assert generates == (protocol.judge is not None), "completions and only they need a judge"
-            if not isinstance(request, GenerateRequest):
-                _check_scores_per_option(task, protocol, len(_asked(request)))
-
-
-def _check_asks(request: Request) -> None:
-    if isinstance(request, GenerateRequest):
-        assert request.prompt, "it asks nothing"
-        assert request.max_new_tokens > 0, "it leaves no room for an answer"
-        assert all(request.stop), "a stop text is empty"
-        return
-    asked = _asked(request)
-    assert asked, "it asks nothing"
-    assert all(a.text if isinstance(a, NextToken) else a for a in asked), "it asks an empty text"
-
-
-def _asked(request: ScoreRequest | SpanRequest) -> Sequence[str | NextToken]:
-    return request.texts if isinstance(request, SpanRequest) else request.continuations
-
-
-def _check_scores_per_option(task: Task, protocol: Protocol, n_asked: int) -> None:
-    answered = ScoreResponse(tuple(ContinuationScore(-1.0 - j, 1, is_greedy=False) for j in range(n_asked)))
-    logprobs, n_tokens = protocol.combine(answered)
-    scores = protocol.choice_scores(logprobs, n_tokens)
-    n_options = len(task.labels(len(logprobs)))
-    assert len(logprobs) == len(n_tokens) == len(scores) == n_options, (
-        f"{len(logprobs)} log-probabilities, {len(n_tokens)} token counts and {len(scores)} scores "
-        f"for {n_options} options"
     )
