@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evalkit.tokens import EncodedRequest, Ids, common_prefix, sort_key
+from evalkit.trie import Node, build
 
 MIN_SAVING = 256
 """Tokens a shared segment must save before it earns a forward pass of its own."""
@@ -134,39 +135,10 @@ def _windows(requests: Sequence[EncodedRequest]) -> Iterator[list[int]]:
 
 
 @dataclass(slots=True)
-class _Node:
-    """A segment of the compressed trie: ids[start:end] of the paths that run through it.
-
-    Nodes do not know their parents: without reference cycles a window's arrays are freed as soon as the
-    window is, instead of whenever the garbage collector next looks at old objects.
-    """
-
-    start: int
-    end: int
-    ids: Ids
-    children: list[_Node] = field(default_factory=list)
-    sequences: list[int] = field(default_factory=list)
-    """Sequences whose input ends with this node."""
-    first_scored: int = 0
-    """Smallest scored index of all sequences in the subtree."""
-    size: int = 0
-    """Tokens in the subtree, this segment included."""
-    paths: int = 0
-    """Sequences' inputs that end in the subtree, equal ones counted once."""
-
-    @property
-    def tokens(self) -> Ids:
-        return self.ids[self.start : self.end]
-
-    def __len__(self) -> int:
-        return self.end - self.start
-
-
-@dataclass(slots=True)
 class _Placed:
     """A node's place in a step: one segment may be placed in several families."""
 
-    node: _Node
+    node: Node
     step: _Draft
     row: int
     edges: Ids
@@ -214,7 +186,7 @@ def _joined(parts: list[Ids]) -> Ids:
     return np.concatenate(parts) if parts else np.zeros(0, np.int32)
 
 
-_Carry = tuple[_Node, ...]
+_Carry = tuple[Node, ...]
 """A chain of trie nodes; in front of a family, segments too short to be worth a prefill of their own."""
 
 
@@ -240,7 +212,7 @@ class _WindowPlanner:
         self._chains: dict[int, list[_Placed]] = {}
 
     def build(self) -> Window:
-        root = _trie(self._inputs, self._start)
+        root = build(self._inputs, self._start)
         self._schedule(root)
         finals = self._final_edges()
         sums = self._sequence_edges(finals)
@@ -248,7 +220,7 @@ class _WindowPlanner:
 
     # -- choosing steps -------------------------------------------------------------------------
 
-    def _schedule(self, root: _Node) -> None:
+    def _schedule(self, root: Node) -> None:
         """Walk the trie: prefill what is worth sharing, pack the rest into families."""
         pending: list[tuple[list[_Placed], int, int, _Carry]] = [([], -1, 0, (root,))]
         while pending:
@@ -259,13 +231,11 @@ class _WindowPlanner:
             self._pack(chain, context, context_len, families)
             pending.extend((chain, context, context_len, deeper) for deeper in reversed(prefixes))
 
-    def _divide(
-        self, nodes: list[_Node], context_len: int
-    ) -> tuple[list[tuple[_Carry, _Node]], list[_Carry]]:
+    def _divide(self, nodes: list[Node], context_len: int) -> tuple[list[tuple[_Carry, Node]], list[_Carry]]:
         """Sort subtrees into families and prefixes; a node that is neither hands itself to its children."""
-        families: list[tuple[_Carry, _Node]] = []
+        families: list[tuple[_Carry, Node]] = []
         prefixes: list[_Carry] = []
-        stack: list[tuple[_Carry, _Node]] = [((), n) for n in reversed(nodes)]
+        stack: list[tuple[_Carry, Node]] = [((), n) for n in reversed(nodes)]
         while stack:
             carry, node = stack.pop()
             size = node.size + sum(map(len, carry))
@@ -280,7 +250,7 @@ class _WindowPlanner:
         return families, prefixes
 
     @staticmethod
-    def _tree_limit(saving: int, size: int, node: _Node) -> int:
+    def _tree_limit(saving: int, size: int, node: Node) -> int:
         """Largest size at which a branching subtree is a family; 0 if its branches share too little."""
         return TREE_LIMIT if node.sequences or saving >= MIN_TREE_SAVING * size else 0
 
@@ -293,7 +263,7 @@ class _WindowPlanner:
             for begin in range(node.start, node.end, self._batch_tokens):
                 end = min(node.end, begin + self._batch_tokens)
                 draft = self._draft(context, context_len, keep=True)
-                piece = _Node(begin, end, node.ids, first_scored=node.first_scored)
+                piece = Node(begin, end, node.ids, first_scored=node.first_scored)
                 if end == node.end:
                     piece.sequences = node.sequences
                 chain.append(self._place(draft, piece, chain))
@@ -303,7 +273,7 @@ class _WindowPlanner:
         return chain, context, context_len
 
     def _pack(
-        self, chain: list[_Placed], context: int, context_len: int, families: list[tuple[_Carry, _Node]]
+        self, chain: list[_Placed], context: int, context_len: int, families: list[tuple[_Carry, Node]]
     ) -> None:
         """Fill steps with families, longest first so that similar lengths meet."""
         sizes = [node.size + sum(map(len, carry)) for carry, node in families]
@@ -322,7 +292,7 @@ class _WindowPlanner:
 
     # -- filling steps --------------------------------------------------------------------------
 
-    def _add_family(self, draft: _Draft, chain: list[_Placed], carry: _Carry, top: _Node) -> None:
+    def _add_family(self, draft: _Draft, chain: list[_Placed], carry: _Carry, top: Node) -> None:
         begin = draft.rows
         trunk = list(chain)
         for node in carry:
@@ -344,7 +314,7 @@ class _WindowPlanner:
         tree = np.concatenate(parents) if branching else None
         draft.families.append(Family(begin, draft.rows, tree))
 
-    def _place(self, draft: _Draft, node: _Node, above: list[_Placed]) -> _Placed:
+    def _place(self, draft: _Draft, node: Node, above: list[_Placed]) -> _Placed:
         """Append a node's rows to a step and create the edges that score its tokens."""
         row = draft.rows
         draft.tokens.append(node.tokens)
@@ -378,7 +348,7 @@ class _WindowPlanner:
         self._n_edges += n
         return ids
 
-    def _register(self, node: _Node, chain: list[_Placed]) -> None:
+    def _register(self, node: Node, chain: list[_Placed]) -> None:
         for sequence in node.sequences:
             self._chains[sequence] = chain
             for placed in chain:
@@ -442,48 +412,3 @@ def _packs(sizes: list[int], capacity: int) -> int:
             packs, room = packs + 1, capacity
         room -= size
     return packs
-
-
-def _trie(inputs: list[Ids], starts: list[int]) -> _Node:
-    """Build the compressed trie of the input sequences from their sorted order."""
-    keys = [sort_key(ids) for ids in inputs]
-    root = _Node(0, 0, np.zeros(0, np.int32))
-    rightmost = [root]
-    previous: int | None = None
-    for s in sorted(range(len(inputs)), key=keys.__getitem__):
-        if previous is not None and keys[s] == keys[previous]:
-            rightmost[-1].sequences.append(s)
-            continue
-        shared = 0 if previous is None else common_prefix(inputs[previous], inputs[s])
-        _append_path(rightmost, inputs[s], shared).sequences.append(s)
-        previous = s
-    _summarise(root, starts)
-    return root
-
-
-def _append_path(rightmost: list[_Node], ids: Ids, shared: int) -> _Node:
-    """Add a path that shares `shared` ids with the last one; `rightmost` is the last root-to-leaf path."""
-    while rightmost[-1].start >= shared and len(rightmost) > 1:
-        rightmost.pop()
-    tip = rightmost[-1]
-    if tip.end > shared:
-        upper = _Node(tip.start, shared, tip.ids, [tip])
-        rightmost[-2].children[-1] = upper
-        tip.start = shared
-        rightmost[-1] = tip = upper
-    leaf = _Node(shared, len(ids), ids)
-    tip.children.append(leaf)
-    rightmost.append(leaf)
-    return leaf
-
-
-def _summarise(root: _Node, starts: list[int]) -> None:
-    """Fill the subtree totals bottom-up."""
-    order = [root]
-    for node in order:
-        order.extend(node.children)
-    for node in reversed(order):
-        node.size = len(node) + sum(c.size for c in node.children)
-        node.paths = bool(node.sequences) + sum(c.paths for c in node.children)
-        scored = [starts[s] for s in node.sequences] + [c.first_scored for c in node.children]
-        node.first_scored = min(scored, default=0)
