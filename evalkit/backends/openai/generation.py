@@ -80,9 +80,7 @@ class Generator:
                     "told; use another protocol, or --backend hf"
                 )
         if self._kind == "vllm" and self._completions is not None:
-            stops = list(
-                {stop: None for p in prompts for stop in p.stop if stop and stop not in self._stop_ids}
-            )
+            stops = sorted({stop for p in prompts for stop in p.stop if stop} - self._stop_ids.keys())
             encoded = zip(stops, self._tokenizer.encode(stops), strict=True)
             self._stop_ids |= {stop: int(ids[0]) for stop, ids in encoded if len(ids) == 1}
 
@@ -208,14 +206,13 @@ class Generator:
         details = usage.get("prompt_tokens_details") or {}
         self._usage.tokens_computed += (usage.get("prompt_tokens") or 0) - (details.get("cached_tokens") or 0)
         self._usage.tokens_generated += n_tokens
-        reason = self._reason(str(choice["finish_reason"]), choice.get("stop_reason"), prompt)
-        text, reason, reasoning = _taken_apart(prompt, text, reason)
+        ended = self._reason(str(choice["finish_reason"]), choice.get("stop_reason"), prompt)
         told = message.get("reasoning_content") or message.get("reasoning")
-        if prompt.reasoning and reason == "length" and not (told or reasoning):
+        cut, reason, reasoning = _taken_apart(prompt, text, ended)
+        if prompt.reasoning and ended == "length" and not (told or any(t in text for t in prompt.reasoning)):
             # The server's template may have begun the reasoning, whose end was not reached.
-            text, reasoning = "", text
-        thought = told or reasoning
-        return Completion(text, reason, max(1, n_tokens), reasoning=str(thought))
+            cut, reason, reasoning = "", ended, text
+        return Completion(cut, reason, max(1, n_tokens), reasoning=str(told or reasoning))
 
 
 def _taken_apart(

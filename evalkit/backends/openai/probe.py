@@ -126,11 +126,10 @@ class Probe:
 
     def _find_habits(self) -> Continued:
         """Find the way the server takes prompts, set it, and return its first answer."""
-        ids = encode_prompt(self._tokenizer, _TEXTS[0])
         refused = False
         for habits in (Habits(), Habits(labels_ids=False)):
             try:
-                answer = self._first_answer(ids, habits)
+                answer = self._telling_answer(habits)
             except (Refused, Unusable, GaveUp) as error:
                 if isinstance(error, Refused) and error.status in _ABSENT:
                     raise _NotOffered(str(error)) from None
@@ -142,6 +141,14 @@ class Probe:
             self._completions.habits = replace(habits, labels_ids=habits.labels_ids and names)
             return answer
         return self._find_text_habits(refused)
+
+    def _telling_answer(self, habits: Habits) -> Continued:
+        """The first answer to one of the texts that has a token: an end mark may show nowhere."""
+        for text in _TEXTS:
+            answer = self._first_answer(encode_prompt(self._tokenizer, text), habits)
+            if answer.labels or answer.finish_reason != "stop":
+                break
+        return answer
 
     def _check_local(self, tokenizer: HfTokenizer) -> None:
         """Of a text, the server must make as many tokens: ids of another tokenizer would mean other words."""

@@ -110,8 +110,9 @@ class ServerTokenizer:
         text = self.decode(self.encode([PROBE_TEXT])[0].tolist())
         if not text.endswith(PROBE_TEXT):
             raise UntrustedResultError(
-                f"the server's tokenizer at {self._url(self._endpoints.encode)} turns a test text into tokens "
-                f"that /{self._endpoints.decode} reads as {text[:60]!r}; give the model's own with --tokenizer"
+                f"the server's tokenizer ({self._url(self._endpoints.encode)}) turns a test text into tokens "
+                f"that its /{self._endpoints.decode} reads as {text[:60]!r}; give the model's own with "
+                "--tokenizer"
             )
 
     def encode(self, texts: Sequence[str]) -> list[Ids]:
