@@ -1,8 +1,4 @@
-"""A small server of the OpenAI protocol over a made-up model, which can fail and lie in every known way.
-
-Its tokens are characters. Of what may come next one letter, drawn from a hash of the text so far, has
-log-probability -0.25; every other character has one between -2 and -12.
-"""
+"""A small server of the OpenAI protocol over a made-up model, which can fail and lie in every known way."""
 
 from __future__ import annotations
 
@@ -15,8 +11,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-LETTERS = "abcdefghijklmnopqrstuvwxyz .,\n"
-BOS = 1
+from fake_model import BOS, LETTERS, greedy, label, logprob, next_state, states, text_of
+
 KEY = "sk-a-key-that-nobody-may-see"
 
 
@@ -61,36 +57,14 @@ class Fault:
     kind: str
     """drop, cut, garbage, nonsense, status or slow; or a lie: missing, or a number for every token."""
     status: int = 500
-    value: float | None = None
-    code: str | None = None
     headers: tuple[str, ...] = ()
     seconds: float = 0.0
+    value: float | None = None
+    code: str | None = None
 
 
 Faults = Callable[[int, str], Fault | None]
 """From the number of the request and its path to what goes wrong, if anything."""
-
-
-def states(ids: list[int]) -> list[int]:
-    """A hash of every beginning of `ids`, the empty one first."""
-    found = [17]
-    for token in ids:
-        found.append(next_state(found[-1], token))
-    return found
-
-
-def next_state(state: int, token: int) -> int:
-    return (state * 1_000_003 + token * 7919 + 12345) & 0xFFFFFFFF
-
-
-def logprob(state: int, token: int) -> float:
-    if token == greedy(state):
-        return -0.25
-    return -2.0 - 10.0 * ((state * 31 + token * 0x9E3779B1) & 0xFFFFFFFF) / 2**32
-
-
-def greedy(state: int) -> int:
-    return ord(LETTERS[(state >> 7) % len(LETTERS)])
 
 
 @dataclass
@@ -266,7 +240,7 @@ class FakeServer:
         if isinstance(stopped_by, int):
             choice["text"] = text_of(new[:-1])
         elif stopped_by:
-            choice["text"] = choice["text"].partition(stopped_by)[0]
+            choice["text"] = choice["text"].removesuffix(stopped_by)
         if body.get("return_token_ids") and self.can.names_ids:
             choice["token_ids"] = new
         usage = {"prompt_tokens": len(prompt), "completion_tokens": len(new)}
@@ -285,8 +259,8 @@ class FakeServer:
             state = next_state(state, new[-1])
             if new[-1] in body.get("stop_token_ids", ()):
                 return new, "stop", new[-1]
-            for stop in body.get("stop", ()) if len(new) > body.get("min_tokens", 0) else ():
-                if stop in text_of(new):
+            for stop in body.get("stop", ()):
+                if stop in text_of(new)[body.get("min_tokens", 0) :]:
                     return new, "stop", stop
         return new, "length", None
 
@@ -345,14 +319,6 @@ def spoil(answer: Any, fault: Fault) -> None:
             logprobs["token_logprobs"] = [fault.value] * n if fault.kind == "value" else []
             tops = [dict.fromkeys(top, fault.value) for top in logprobs["top_logprobs"]]
             logprobs["top_logprobs"] = tops if fault.kind == "value" else [{}] * n
-
-
-def text_of(ids: list[int]) -> str:
-    return "".join(chr(i) for i in ids if i != BOS)
-
-
-def label(token: int, named: bool) -> str:
-    return f"token_id:{token}" if named else chr(token)
 
 
 @contextmanager
