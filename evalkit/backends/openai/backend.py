@@ -226,8 +226,9 @@ def _info(server: Server, client: Client, tokenizer: Tokenizer, source: str, fin
         "tokenizer": source if findings.completions else "none: the server takes messages, ids are bytes",
         "probe": findings.details | {k: v for k in ("no_scores", "distrust") if (v := getattr(findings, k))},
         "scoring_path": findings.ways.names,
-        "reference": "the other way" if findings.ways.are_two else "the same way, asked alone",
     }
+    if findings.ways.names != "none":
+        details["reference"] = "the other way" if findings.ways.are_two else "the same way, asked alone"
     return ModelInfo(
         name=server.model,
         backend="openai",

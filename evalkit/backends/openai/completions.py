@@ -48,6 +48,8 @@ class Habits:
     """Ids the tokenizer would put in front of a text, which is left to a server that takes only text."""
     added_tokens: int = 0
     """Tokens such a server puts in front of a text of its own accord."""
+    counts: bool = False
+    """Whether it tells how many tokens it reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,6 +207,8 @@ class Completions:
         """The only choice of an answer about as many prompt tokens as were sent."""
         usage = answer.get("usage") or {}
         counted = usage.get("prompt_tokens")
+        if counted is None and self.habits.counts:
+            raise InvalidAnswer("the server does not tell how many tokens it read")
         if counted is not None and counted != question.n_prompt:
             raise MisreadPrompt(
                 f"the server reads the prompt as {counted} tokens, not as the {question.n_prompt} that were "

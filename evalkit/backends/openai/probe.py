@@ -88,14 +88,15 @@ class Probe:
             first = self._find_habits()
         except _NotOffered as reason:
             return Findings(False, no_scores=f"the server has no completions endpoint ({reason})")
-        habits = self._completions.habits
+        habits = replace(self._completions.habits, counts=first.n_prompt is not None)
+        self._completions.habits = habits
         details: dict[str, Any] = {
             "takes_token_ids": habits.takes_ids,
             "names_token_ids": habits.labels_ids,
             "added_tokens": habits.added_tokens,
         }
         found = Findings(True, habits, details=details)
-        if not habits.takes_ids and first.n_prompt is None:
+        if not (habits.takes_ids or habits.counts):
             return replace(
                 found,
                 no_scores="the server takes only text and does not count its tokens: nothing proves that it "

@@ -30,8 +30,8 @@ class Abilities:
     names_ids: bool = True
     logprobs: bool = True
     by_ids: bool = True
-    lie_by_ids: bool = False
-    """Whether tokens asked for by id get one made-up number."""
+    floor_by_ids: float | None = None
+    """One number for all tokens asked for by id, except the most likely."""
     bias: bool = True
     adds_bos: bool = False
     echo: str = "true"
@@ -283,8 +283,11 @@ class FakeServer:
             tokens = {greedy(at[i]), whole[i], *(map(ord, LETTERS[: body["logprobs"]]))}
             if self.can.by_ids:
                 tokens |= set(body.get("logprob_token_ids", ()))
-            asked = set(body.get("logprob_token_ids", ())) if self.can.lie_by_ids else set()
-            tops.append({label(t, named): -3.0 if t in asked else logprob(at[i], t) for t in tokens})
+            found = {t: logprob(at[i], t) for t in tokens}
+            if self.can.floor_by_ids is not None:
+                asked = set(body.get("logprob_token_ids", ())) - {greedy(at[i])}
+                found |= dict.fromkeys(asked, self.can.floor_by_ids)
+            tops.append({label(t, named): value for t, value in found.items()})
         return {
             "tokens": [label(t, named) for t in whole[begin:]],
             "token_logprobs": values,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,8 @@ def ids(text: str) -> Any:
         (TEXT_ONLY | {"adds_bos": True}, "logit_bias + echo"),
         ({"names_ids": False, **ECHO_ONLY}, "echo"),
         ({"kind": "llama.cpp", "names_ids": False, **ECHO_ONLY}, "echo"),
-        ({"lie_by_ids": True}, "logit_bias + echo"),
+        ({"floor_by_ids": -20.0}, "logit_bias + echo"),
+        ({"floor_by_ids": -9999.0}, "logit_bias + echo"),
         ({"ends_after": "France is"}, "logprob_token_ids + echo"),
     ],
 )
@@ -208,11 +210,11 @@ def test_trouble_during_the_probe_says_nothing_of_the_server(fault: Fault) -> No
 @pytest.mark.parametrize("bad", range(1, 9))
 def test_passing_trouble_during_the_probe_changes_nothing(bad: int) -> None:
     numbers = iter(range(1000))
-    fault = Fault("status", 503)
-    with connected(lambda _, path: fault if "comp" in path and next(numbers) == bad else None) as (
-        backend,
-        _,
-    ):
+
+    def faults(_: int, path: str) -> Fault | None:
+        return Fault("status", 503) if "completions" in path and next(numbers) == bad else None
+
+    with connected(faults) as (backend, _):
         assert backend.info.details["scoring_path"] == "logprob_token_ids + echo"
         assert backend.info.details["reference"] == "the other way"
 
@@ -255,6 +257,13 @@ def test_a_chat_template_that_fails_is_told_from_none() -> None:
         assert backend.tokenizer.has_chat_template
         with pytest.raises(UsageError, match=r"fails: .*line 3"):
             backend.tokenizer.chat([Message("user", "a")])
+
+
+def test_a_server_that_stops_counting_is_not_believed() -> None:
+    with connected(**TEXT_ONLY) as (backend, server):
+        server.can = replace(server.can, counts=False)
+        ((_, answer),) = backend.score([EncodedRequest(ids("abc"), (ids("A"),), (3,))])
+    assert isinstance(answer, Failure)
 
 
 def test_an_end_mark_that_is_not_echoed_shifts_nothing() -> None:
