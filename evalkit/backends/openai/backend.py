@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import weakref
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
@@ -10,6 +9,7 @@ from typing import TypeVar
 
 from evalkit import demo_models
 from evalkit.backends.base import Capabilities, ModelInfo, Usage
+from evalkit.backends.identity import fingerprint
 from evalkit.backends.openai.address import find_address
 from evalkit.backends.openai.bridge import LoopThread
 from evalkit.backends.openai.client import Client, Patience
@@ -18,7 +18,7 @@ from evalkit.backends.openai.generation import Generator
 from evalkit.backends.openai.limit import AdaptiveLimit
 from evalkit.backends.openai.probe import Findings, Probe
 from evalkit.backends.openai.scoring import Scorer
-from evalkit.backends.openai.server import Server, meet
+from evalkit.backends.openai.server import UNKNOWN_LENGTH, Server, meet
 from evalkit.backends.openai.tokenizer import PROBE_TEXT, ServerTokenizer, Utf8Tokenizer, find_tokenizer
 from evalkit.backends.tokenizer import HfTokenizer, load_tokenizer
 from evalkit.errors import UntrustedResultError, UsageError
@@ -154,7 +154,7 @@ class OpenAiBackend:
             UsageError: a prompt comes with a setting the server does not know.
             ServerLost: the server went away.
         """
-        self._generator.check([r for i, r in enumerate(requests) if i not in done])
+        self._generator.prepare([r for i, r in enumerate(requests) if i not in done])
         return self._answers(self._generator.generate, requests, done)
 
     def score_reference(self, request: EncodedRequest) -> ScoreResponse:
@@ -219,7 +219,6 @@ def _local_tokenizer(source: str | None, *, trust_remote_code: bool, offline: bo
 
 def _info(server: Server, client: Client, tokenizer: Tokenizer, source: str, findings: Findings) -> ModelInfo:
     ids = [int(i) for i in tokenizer.encode([PROBE_TEXT])[0]]
-    identity = json.dumps([server.model, server.kind, server.version, ids])
     details = {
         "base_url": client.address.url,
         "server": server.kind,
@@ -228,12 +227,15 @@ def _info(server: Server, client: Client, tokenizer: Tokenizer, source: str, fin
         "probe": findings.details | {k: v for k in ("no_scores", "distrust") if (v := getattr(findings, k))},
         "scoring_path": findings.ways.names,
     }
+    if findings.ways.names != "none":
+        details["reference"] = "the other way" if findings.ways.are_two else "the same way, asked alone"
     return ModelInfo(
         name=server.model,
         backend="openai",
         dtype="server",
-        fingerprint=f"sha256:{hashlib.sha256(identity.encode()).hexdigest()}",
-        max_length=server.max_length,
+        fingerprint=fingerprint(server.model, server.kind, str(server.version), json.dumps(ids)),
+        # Where ids are bytes, a window in tokens says nothing of them.
+        max_length=server.max_length if findings.completions else UNKNOWN_LENGTH,
         details=details,
     )
 

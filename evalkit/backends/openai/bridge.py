@@ -20,6 +20,7 @@ class LoopThread:
     def __init__(self) -> None:
         """Start the thread; it never keeps the process alive."""
         self.loop = asyncio.new_event_loop()
+        self._stopped = False
         self._thread = threading.Thread(target=self.loop.run_forever, name="evalkit-http", daemon=True)
         self._thread.start()
 
@@ -72,8 +73,9 @@ class LoopThread:
 
     def stop(self, last: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run what comes `last`, then end the loop and its thread; safe to call twice."""
-        if self.loop.is_closed():
+        if self._stopped:
             return
+        self._stopped = True
         if threading.current_thread() is self._thread:  # the garbage collector may run in any thread
             self.loop.create_task(last()).add_done_callback(lambda _: self.loop.stop())
             return

@@ -21,6 +21,10 @@ _CONNECT_S = 5.0
 _LONGEST_PAUSE_S = 300.0
 """The longest `Retry-After` that is kept to."""
 _MESSAGE_CHARS = 300
+_MOST_GIVEN_UP = 20
+"""Questions in a row without a valid answer before the server counts as gone."""
+_PASSING = (408, 409, 425, 429, 502, 503, 504)
+"""HTTP statuses of trouble that has nothing to do with what was asked."""
 
 
 class InvalidAnswer(Exception):
@@ -35,8 +39,17 @@ class Refused(Exception):
         self.status = status
 
 
+class Unusable(Exception):
+    """The question cannot be put to this server, or its answer is of no use, however often it is asked."""
+
+
 class GaveUp(Exception):
     """No attempt brought a valid answer."""
+
+    def __init__(self, reason: str, *, passing: bool = False) -> None:
+        super().__init__(reason)
+        self.passing = passing
+        """Whether the last attempt failed for a reason that says nothing about the question."""
 
 
 class Unreachable(Exception):
@@ -56,6 +69,19 @@ class Patience:
     """How long a server that refuses connections may stay away before the run ends."""
 
 
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """How much to spend on one question; None is as much as usual."""
+
+    attempts: int | None = None
+    timeout_s: float | None = None
+
+
+USUAL = Effort()
+SHORT_S = 60.0
+"""For questions that take a server no time, such as those of a probe: a longer silence is no answer."""
+
+
 class _Trouble(Exception):
     """What another attempt may mend."""
 
@@ -66,11 +92,13 @@ class _Trouble(Exception):
         retry_after_s: float = 0.0,
         congested: bool = False,
         cut_off: bool = False,
+        passing: bool = False,
     ) -> None:
         super().__init__(reason)
         self.retry_after_s = retry_after_s
         self.congested = congested
         self.cut_off = cut_off
+        self.passing = passing or congested or cut_off
 
 
 class Client:
@@ -98,14 +126,15 @@ class Client:
         self._reached_at = float("-inf")
         self._away_since: float | None = None
         self._started = False
+        self._given_up = 0
+        """Questions given up since the last valid answer."""
 
     async def ask(
         self,
         path: str,
         body: Mapping[str, Any] | None,
         read: Callable[[Any], T],
-        *,
-        attempts: int | None = None,
+        effort: Effort = USUAL,
     ) -> T:
         """Send a question until `read` accepts an answer.
 
@@ -113,20 +142,21 @@ class Client:
             path: below the base URL, or a whole URL.
             body: sent as JSON; None asks with GET.
             read: takes the parsed JSON and raises InvalidAnswer (or trips over it) if it will not do.
-            attempts: how often to ask, if not as often as usual.
+            effort: how often to ask and how long to wait.
 
         Raises:
             Refused: the server says that it will not.
             GaveUp: every attempt failed.
-            ServerLost: the server went away and did not come back.
+            ServerLost: the server went away and did not come back, or answers nothing any more.
         """
-        most = attempts or self.patience.attempts
+        most = effort.attempts or self.patience.attempts
+        timeout_s = min(effort.timeout_s or self.patience.timeout_s, self.patience.timeout_s)
         for attempt in range(1, most + 1):
             try:
                 async with self.limit.slot():
                     sent_at = _now()
                     try:
-                        answer = _read(read, await self._send(path, body))
+                        answer = _read(read, await self._send(path, body, timeout_s))
                     except _Trouble as trouble:
                         if trouble.congested:
                             self.limit.congested(sent_at)
@@ -140,7 +170,11 @@ class Client:
                     await self._until_reachable(_now())
                 if attempt < most:
                     await asyncio.sleep(max(self._wait_s(attempt), trouble.retry_after_s))
-        raise GaveUp(f"no valid answer from {self.address.url} in {most} attempts; the last: {last}")
+        self._give_up(str(last))
+        raise GaveUp(
+            f"no valid answer from {self.address.url} in {most} attempts; the last: {last}",
+            passing=last.passing,
+        )
 
     async def first_contact(self, path: str) -> Any:
         """What the server answers to a first GET.
@@ -164,20 +198,19 @@ class Client:
         """Close the connections."""
         await self._http.close()
 
-    async def _send(self, path: str, body: Mapping[str, Any] | None, timeout_s: float | None = None) -> Any:
+    async def _send(self, path: str, body: Mapping[str, Any] | None, timeout_s: float) -> Any:
         import openai
 
         url = path if "://" in path else f"/{path}"
-        limit_s = timeout_s or self.patience.timeout_s
         try:
-            async with asyncio.timeout(limit_s):
+            async with asyncio.timeout(timeout_s):
                 if body is None:
                     return await self._http.get(url, cast_to=object)
                 return await self._http.post(url, body=body, cast_to=object)
         except (openai.APITimeoutError, TimeoutError) as error:
             never_connected = type(error.__cause__).__name__ == "ConnectTimeout"
             raise _Trouble(
-                f"no answer within {_CONNECT_S if never_connected else limit_s:g} s",
+                f"no answer within {_CONNECT_S if never_connected else timeout_s:g} s",
                 congested=not never_connected,
                 cut_off=never_connected,
             ) from None
@@ -186,17 +219,20 @@ class Client:
         except openai.APIStatusError as error:
             raise self._refusal(error) from None
         except ValueError as error:  # of the JSON parser
-            raise _Trouble(f"malformed answer ({type(error).__name__})") from None
+            raise _Trouble(f"malformed answer ({type(error).__name__})", passing=True) from None
 
     def _refusal(self, error: Any) -> Exception:
         status, reason = error.status_code, self._clean(_message(error))
         if status in (401, 403) and self._started:
             return ServerLost(f"{self.address.url} does not accept the key any more ({status}: {reason})")
-        if status in (408, 409, 425, 429) or status >= 500:
+        if "insufficient_quota" in _codes(error):
+            return ServerLost(f"{self.address.url}: the quota of this key is used up ({status}: {reason})")
+        if status in _PASSING or status >= 500:
             return _Trouble(
                 f"{status} {reason}",
                 retry_after_s=_retry_after_s(error.response.headers.get("retry-after")),
                 congested=status in (429, 503),
+                passing=status in _PASSING,
             )
         return Refused(status, reason)
 
@@ -205,7 +241,20 @@ class Client:
 
     def _succeeded(self) -> None:
         self.limit.succeeded()
-        self._reached_at, self._away_since = _now(), None
+        self._reached_at, self._away_since, self._given_up = _now(), None, 0
+
+    def _give_up(self, reason: str) -> None:
+        """Count a question as given up: behind a gateway a server that is gone still takes connections.
+
+        Raises:
+            ServerLost: so many in a row are no accident.
+        """
+        self._given_up += 1
+        if self._given_up >= _MOST_GIVEN_UP:
+            raise ServerLost(
+                f"the server at {self.address.url} gave no valid answer to {self._given_up} questions in a "
+                f"row (the last: {reason}); what was answered is kept, see to the server"
+            )
 
     def _wait_s(self, attempt: int) -> float:
         longest = min(self.patience.longest_wait_s, self.patience.first_wait_s * 2 ** (attempt - 1))
@@ -255,6 +304,11 @@ def _read(read: Callable[[Any], T], answer: Any) -> T:
 def _message(error: Any) -> str:
     body = error.body if isinstance(error.body, Mapping) else {}
     return str(body.get("message") or body.get("detail") or error.message)
+
+
+def _codes(error: Any) -> tuple[Any, ...]:
+    body = error.body if isinstance(error.body, Mapping) else {}
+    return body.get("code"), body.get("type")
 
 
 def _cause(error: BaseException) -> str:

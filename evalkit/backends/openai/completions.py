@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from evalkit.backends.base import Usage
-from evalkit.backends.openai.client import Client, InvalidAnswer, Refused
+from evalkit.backends.openai.client import USUAL, Client, Effort, InvalidAnswer, Unusable
 from evalkit.backends.openai.tokenizer import ServerTokenizer
 from evalkit.backends.tokenizer import HfTokenizer
 from evalkit.tokens import Ids
@@ -16,12 +16,18 @@ from evalkit.tokens import Ids
 _ROUNDING = 1e-4
 """How far above zero rounding may lift a log-probability."""
 _LABEL = "token_id:"
+_PLACEHOLDER = -9000.0
+"""Servers put -9999 where they have no number; no real log-probability comes near it."""
 _FORCE = 100
 """Added to a logit so that its token is chosen; the largest value the protocol allows."""
 MOST_IDS = 100
 """Ids asked about in one request; vLLM takes 128."""
 
 Body = dict[str, Any]
+
+
+class MisreadPrompt(Unusable):
+    """The server counts other tokens than those that were meant."""
 
 
 class Scored(NamedTuple):
@@ -42,6 +48,8 @@ class Habits:
     """Ids the tokenizer would put in front of a text, which is left to a server that takes only text."""
     added_tokens: int = 0
     """Tokens such a server puts in front of a text of its own accord."""
+    counts: bool = False
+    """Whether it tells how many tokens it reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +61,8 @@ class _Question:
     """Tokens whose ids or text are sent."""
     n_prompt: int
     """Tokens the server must count."""
+    text: str = ""
+    """What is sent, where it is no ids."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +104,7 @@ class Completions:
         max_tokens: int,
         *,
         logprobs: int | None = None,
-        attempts: int | None = None,
+        effort: Effort = USUAL,
         **more: Any,
     ) -> Continued:
         """Continue a prompt; `more` are further fields of the request."""
@@ -105,11 +115,11 @@ class Completions:
             "completions",
             question.body,
             lambda answer: _continued(self._choice(answer, question), answer, logprobs is not None),
-            attempts=attempts,
+            effort=effort,
         )
 
     async def next_by_ids(
-        self, ids: Ids, targets: Sequence[int], *, attempts: int | None = None
+        self, ids: Ids, targets: Sequence[int], *, effort: Effort = USUAL
     ) -> dict[int, Scored]:
         """Scores of tokens that could come next, named by `logprob_token_ids` (vLLM)."""
         question = await self._question(
@@ -124,12 +134,16 @@ class Completions:
             highest = max(top.values())  # the generated token is among them
             return {t: Scored(top[t], top[t] >= highest) for t in targets}
 
-        return await self._client.ask("completions", question.body, read, attempts=attempts)
+        return await self._client.ask("completions", question.body, read, effort=effort)
 
     async def next_by_bias(
-        self, ids: Ids, targets: Sequence[int], *, attempts: int | None = None
+        self, ids: Ids, targets: Sequence[int], *, effort: Effort = USUAL
     ) -> dict[int, Scored]:
-        """The same by forcing each token in turn, where log-probabilities are those before the bias."""
+        """The same by forcing each token in turn, where log-probabilities are those before the bias.
+
+        llama-cpp-python needs it for models whose tokenizer puts nothing in front of a text: its echo then
+        gives every token the log-probability of its successor's place.
+        """
         question = await self._question(ids, max_tokens=1, temperature=0, logprobs=1)
 
         def read(answer: Any) -> Scored:
@@ -141,21 +155,27 @@ class Completions:
                 "completions",
                 question.body | {"logit_bias": {str(int(target)): _FORCE}},
                 read,
-                attempts=attempts,
+                effort=effort,
             )
             for target in targets
         }
 
-    async def echo(self, ids: Ids, *, attempts: int | None = None) -> list[Scored]:
+    async def echo(self, ids: Ids, *, effort: Effort = USUAL) -> list[Scored]:
         """Scores of every token of `ids` but the first, as the server echoes them; NaN where it does not."""
         # One token is generated as well: some servers take a limit of 0 for none at all.
         question = await self._question(ids, max_tokens=1, temperature=0, echo=True, logprobs=1)
+        # Labels that are no ids are compared with the text, of which a leading token need not be part.
+        text = question.text
+        if not (text or self.habits.labels_ids):
+            text = await self.text_of(self._without_lead(ids))
 
         def read(answer: Any) -> list[Scored]:
-            scored = self._echoed(self._choice(answer, question)["logprobs"], ids, question)
+            counted = (answer.get("usage") or {}).get("completion_tokens")
+            n_new = 1 if counted is None else counted
+            scored = self._echoed(self._choice(answer, question)["logprobs"], n_new, ids, question, text)
             return [Scored(math.nan, False)] * (len(ids) - 1 - len(scored)) + scored
 
-        return await self._client.ask("completions", question.body, read, attempts=attempts)
+        return await self._client.ask("completions", question.body, read, effort=effort)
 
     async def _question(self, ids: Ids, **fields: Any) -> _Question:
         body: Body = {"model": self._model, **fields}
@@ -163,32 +183,36 @@ class Completions:
             body |= {"return_tokens_as_token_ids": True, "return_token_ids": True}
         if self.habits.takes_ids:
             return _Question(body | {"prompt": ids.tolist()}, len(ids), len(ids))
-        lead = self.habits.lead
-        rest = ids[len(lead) :] if lead and tuple(ids[: len(lead)].tolist()) == lead else ids
-        text = await self._text(rest.tolist())
-        return _Question(body | {"prompt": text}, len(rest), len(rest) + self.habits.added_tokens)
+        rest = self._without_lead(ids)
+        text = await self.text_of(rest)
+        if "\ufffd" in text:
+            raise Unusable("the server takes only text, and these tokens end within a character")
+        return _Question(body | {"prompt": text}, len(rest), len(rest) + self.habits.added_tokens, text)
 
-    async def _text(self, ids: list[int]) -> str:
+    def _without_lead(self, ids: Ids) -> Ids:
+        lead = self.habits.lead or self._tokenizer.leading_ids
+        return ids[len(lead) :] if tuple(ids[: len(lead)].tolist()) == lead else ids
+
+    async def text_of(self, ids: Ids) -> str:
         """The text that a server should tokenise to `ids`; how many it counts tells whether it does."""
         if isinstance(self._tokenizer, ServerTokenizer):
-            text = await self._tokenizer.text_of(ids)
-        else:
-            text = self._tokenizer.tokenizer.decode(
-                ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
+            return await self._tokenizer.text_of(ids.tolist())
+        return str(
+            self._tokenizer.tokenizer.decode(
+                ids.tolist(), skip_special_tokens=False, clean_up_tokenization_spaces=False
             )
-        if "\ufffd" in text:
-            raise Refused(200, "the server takes only text, and these tokens end within a character")
-        return text
+        )
 
     def _choice(self, answer: Any, question: _Question) -> Mapping[str, Any]:
         """The only choice of an answer about as many prompt tokens as were sent."""
         usage = answer.get("usage") or {}
         counted = usage.get("prompt_tokens")
+        if counted is None and self.habits.counts:
+            raise InvalidAnswer("the server does not tell how many tokens it read")
         if counted is not None and counted != question.n_prompt:
-            raise Refused(
-                200,
+            raise MisreadPrompt(
                 f"the server reads the prompt as {counted} tokens, not as the {question.n_prompt} that were "
-                "meant: its text does not tokenise to the same ids again, or it was cut",
+                "meant: its text does not tokenise to the same ids again, or it was cut"
             )
         (choice,) = answer["choices"]
         if not isinstance(choice["text"], str):
@@ -199,23 +223,29 @@ class Completions:
         result: Mapping[str, Any] = choice
         return result
 
-    def _echoed(self, logprobs: Mapping[str, Any], ids: Ids, question: _Question) -> list[Scored]:
+    def _echoed(
+        self, logprobs: Mapping[str, Any], n_new: int, ids: Ids, question: _Question, text: str
+    ) -> list[Scored]:
         """Scores of the sent tokens but the first, once they are proven to be the echoed ones."""
         labels, values, tops = (logprobs[k] for k in ("tokens", "token_logprobs", "top_logprobs"))
-        # Some servers show the BOS that they put in front themselves, some do not; one token is generated.
-        shown = len(labels) - question.n_sent - 1
-        if shown not in (0, self.habits.added_tokens) or not len(labels) == len(values) == len(tops):
+        # Some servers show the BOS that they put in front themselves, and a generated end mark; some do not.
+        beyond = len(labels) - question.n_sent
+        shown = beyond - min(n_new, beyond)
+        if beyond < 0 or shown not in (0, self.habits.added_tokens):
             raise InvalidAnswer(
-                f"{len(values)} log-probabilities for {question.n_sent} tokens of the prompt and one "
+                f"{len(values)} log-probabilities for {question.n_sent} tokens of the prompt and {n_new} "
                 "generated: the prompt is not echoed"
             )
-        echoed = labels[shown:-1]
+        if not len(labels) == len(values) == len(tops):
+            raise InvalidAnswer(f"{len(values)} log-probabilities of {len(labels)} tokens")
+        end = shown + question.n_sent
+        echoed = labels[shown:end]
         if self.habits.labels_ids:
             if [_id_of(label) for label in echoed] != ids.tolist():
                 raise InvalidAnswer("the echoed token ids are not those of the prompt")
-        elif not _in_order(echoed, question.body["prompt"]):
+        elif not _in_order(echoed[len(echoed) - len(self._without_lead(ids)) :], text):
             raise InvalidAnswer("the echoed tokens are not those of the prompt")
-        pairs = zip(values[shown + 1 : -1], tops[shown + 1 : -1], strict=True)
+        pairs = zip(values[shown + 1 : end], tops[shown + 1 : end], strict=True)
         return [_scored(value, top) for value, top in pairs]
 
 
@@ -269,6 +299,8 @@ def _logprob(value: Any) -> float:
         raise InvalidAnswer(f"{value!r} is no log-probability")
     if not math.isfinite(value) or value > _ROUNDING:
         raise InvalidAnswer(f"{value} is no log-probability")
+    if value <= _PLACEHOLDER:
+        raise InvalidAnswer(f"{value} is a placeholder, no log-probability")
     return float(value)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from evalkit.backends.openai.client import GaveUp, InvalidAnswer, Refused
+from evalkit.backends.openai.client import GaveUp, InvalidAnswer, Refused, Unusable
 from evalkit.backends.openai.completions import MOST_IDS, Completions, Scored
 from evalkit.tokens import EncodedRequest, Ids
 from evalkit.types import ContinuationScore, Failure, Response, ScoreResponse
@@ -27,6 +27,11 @@ class Ways:
     next_token: str | None = None
     """BY_IDS or BY_BIAS."""
     echo: bool = False
+
+    @property
+    def are_two(self) -> bool:
+        """Whether one can be compared with another."""
+        return self.next_token is not None and self.echo
 
     @property
     def names(self) -> str:
@@ -51,32 +56,29 @@ class Scorer:
 
     async def score(self, request: EncodedRequest) -> Response:
         """One request per distinct prefix where that is one, else one per continuation."""
-        steps = _steps(request)
-        return await self._answer(request, steps, self._by_chain(steps))
+        return await self._answer(request, self._by_chain(request))
 
     async def reference(self, request: EncodedRequest) -> Response:
         """The same by another way, where a second one is proven and can be gone."""
-        steps = _steps(request)
-        by_chain = not self._by_chain(steps)
-        proven = self._ways.next_token is not None if by_chain else self._ways.echo
-        if not proven or (by_chain and len(steps) > _LONGEST_CHAIN):
+        by_chain = not self._by_chain(request)
+        if not self._ways.are_two or (by_chain and len(_steps(request)) > _LONGEST_CHAIN):
             return await self.score(request)
-        response = await self._answer(request, steps, by_chain)
+        response = await self._answer(request, by_chain)
         # Token by token, a server that takes only text cannot be asked for part of a character.
         return await self.score(request) if isinstance(response, Failure) else response
 
-    def _by_chain(self, steps: Sequence[_Step]) -> bool:
-        return self._ways.next_token is not None and (not self._ways.echo or len(steps) == 1)
+    def _by_chain(self, request: EncodedRequest) -> bool:
+        return self._ways.next_token is not None and (not self._ways.echo or _is_one_step(request))
 
-    async def _answer(self, request: EncodedRequest, steps: list[_Step], by_chain: bool) -> Response:
+    async def _answer(self, request: EncodedRequest, by_chain: bool) -> Response:
         try:
-            return await (self._chain(request, steps) if by_chain else self._echo(request))
-        except (Refused, GaveUp, InvalidAnswer) as error:
+            return await (self._chain(request) if by_chain else self._echo(request))
+        except (Refused, Unusable, GaveUp, InvalidAnswer) as error:
             return Failure(failure_text(error))
 
-    async def _chain(self, request: EncodedRequest, steps: list[_Step]) -> ScoreResponse:
+    async def _chain(self, request: EncodedRequest) -> ScoreResponse:
         found: dict[tuple[bytes, int], Scored] = {}
-        for step in steps:
+        for step in _steps(request):
             for begin in range(0, len(step.targets), MOST_IDS):
                 scored = await self.next_tokens(step.prefix, step.targets[begin : begin + MOST_IDS])
                 found |= {(step.prefix.tobytes(), t): s for t, s in scored.items()}
@@ -105,11 +107,20 @@ class Scorer:
 def failure_text(error: Exception) -> str:
     """Why a sample has no answer, with the remedy where it is known."""
     text = str(error)
-    if isinstance(error, Refused) and error.status >= 400:
+    if isinstance(error, Refused):
         text = f"the server refused the request ({error.status}): {text}"
         if any(word in text.lower() for word in ("context", "maximum", "too long", "max_model_len")):
             text += "; keep prompts within the server's context with --max-length"
     return text
+
+
+def _is_one_step(request: EncodedRequest) -> bool:
+    """Whether all options are single tokens after the same ids."""
+    before = request.tails[0][:-1]
+    return all(
+        start == request.length(j) - 1 and np.array_equal(request.tails[j][:-1], before)
+        for j, start in enumerate(request.starts)
+    )
 
 
 def _steps(request: EncodedRequest) -> list[_Step]:

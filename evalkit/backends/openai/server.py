@@ -9,11 +9,14 @@ from typing import Any
 
 from evalkit.backends.openai.address import KEY_VARIABLES
 from evalkit.backends.openai.bridge import LoopThread
-from evalkit.backends.openai.client import Client, GaveUp, Refused, Unreachable
+from evalkit.backends.openai.client import SHORT_S, Client, Effort, GaveUp, Refused, Unreachable
 from evalkit.errors import UsageError
 
 UNKNOWN_LENGTH = 1 << 20
 """Context length of a model whose server does not tell."""
+_NOT_INPUT = 2
+"""Places of a context window that input cannot take: a scored sequence has one token more, its last, and
+one is generated after it."""
 _MOST_NAMES = 12
 _KINDS = {"vllm": "vllm", "me": "llama-cpp-python", "llamacpp": "llama.cpp", "sglang": "sglang"}
 """What a server calls the owner of its models, to what it is."""
@@ -84,7 +87,10 @@ def _card(model: str, cards: Sequence[Mapping[str, Any]], shown: str) -> Mapping
 async def _version(client: Client) -> str | None:
     try:
         return await client.ask(
-            f"{client.address.root}/version", None, lambda answer: str(answer["version"]), attempts=2
+            f"{client.address.root}/version",
+            None,
+            lambda answer: str(answer["version"]),
+            Effort(2, SHORT_S),
         )
     except (Refused, GaveUp):
         return None
@@ -93,4 +99,4 @@ async def _version(client: Client) -> str | None:
 def _max_length(card: Mapping[str, Any]) -> int:
     meta = card.get("meta")
     told = card.get("max_model_len") or (meta.get("n_ctx") if isinstance(meta, Mapping) else None)
-    return told if isinstance(told, int) and told > 0 else UNKNOWN_LENGTH
+    return max(1, told - _NOT_INPUT) if isinstance(told, int) and told > 0 else UNKNOWN_LENGTH

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from evalkit.backends.openai.bridge import LoopThread
-from evalkit.backends.openai.client import Client, GaveUp, InvalidAnswer, Refused
+from evalkit.backends.openai.client import SHORT_S, Client, Effort, GaveUp, InvalidAnswer, Refused
 from evalkit.backends.tokenizer import HfTokenizer
 from evalkit.errors import UntrustedResultError, UsageError
 from evalkit.tokens import Ids
@@ -75,6 +75,12 @@ _LLAMA = _Endpoints(
 )
 
 
+_LLAMA_CPP = _Endpoints(
+    "tokenize", "detokenize", lambda text, special: {"content": text, "add_special": special}, "content"
+)
+_EFFORT = Effort(timeout_s=SHORT_S)
+
+
 class ServerTokenizer:
     """The tokenizer a server gives access to; texts are sent side by side."""
 
@@ -91,8 +97,23 @@ class ServerTokenizer:
         self.prefix_id = self.leading_ids[-1] if self.leading_ids else self._end_mark()
         self.bos_id = self.leading_ids[0] if self.leading_ids else None
         self.end_ids: tuple[int, ...] = ()
+        self._template_error: str | None = None
         self.has_chat_template = self._has_template()
         self.chat_template: str | None = None
+
+    def check(self) -> None:
+        """Make sure that tokens and texts become each other.
+
+        Raises:
+            UntrustedResultError: they do not.
+        """
+        text = self.decode(self.encode([PROBE_TEXT])[0].tolist())
+        if not text.endswith(PROBE_TEXT):
+            raise UntrustedResultError(
+                f"the server's tokenizer ({self._url(self._endpoints.encode)}) turns a test text into tokens "
+                f"that its /{self._endpoints.decode} reads as {text[:60]!r}; give the model's own with "
+                "--tokenizer"
+            )
 
     def encode(self, texts: Sequence[str]) -> list[Ids]:
         """Token ids of each text, without special tokens added."""
@@ -113,7 +134,16 @@ class ServerTokenizer:
         return self._run(self.text_of(ids))
 
     def chat(self, messages: Sequence[Message]) -> str:
-        """Text of a conversation up to where the assistant's next turn begins."""
+        """Text of a conversation up to where the assistant's next turn begins.
+
+        Raises:
+            UsageError: the server's chat template fails.
+        """
+        if self._template_error:
+            raise UsageError(
+                f"the chat template of the server at {self._client.address.url} fails: "
+                f"{self._template_error}; mend it, or ask without it (--no-chat)"
+            )
         return self.decode(self._run(self._chat_ids(messages)))
 
     async def text_of(self, ids: Sequence[int]) -> str:
@@ -122,7 +152,7 @@ class ServerTokenizer:
         field = self._endpoints.decoded
         url = self._url(self._endpoints.decode)
         # A server that cannot decode part of a character says so with an error 500: ask only once more.
-        return await self._client.ask(url, body, lambda answer: _text(answer[field]), attempts=2)
+        return await self._client.ask(url, body, lambda answer: _text(answer[field]), Effort(2, SHORT_S))
 
     async def _ids_of(self, text: str) -> list[int]:
         ids = await self._encode(text, False)
@@ -130,12 +160,12 @@ class ServerTokenizer:
 
     async def _encode(self, text: str, special: bool) -> list[int]:
         body = {"model": self._model, **self._endpoints.text(text, special)}
-        return await self._client.ask(self._url(self._endpoints.encode), body, _tokens)
+        return await self._client.ask(self._url(self._endpoints.encode), body, _tokens, _EFFORT)
 
     async def _chat_ids(self, messages: Sequence[Message]) -> list[int]:
         turns = [{"role": m.role, "content": m.content} for m in messages]
         body = {"model": self._model, "messages": turns, "add_generation_prompt": True}
-        return await self._client.ask(self._url(self._endpoints.encode), body, _tokens)
+        return await self._client.ask(self._url(self._endpoints.encode), body, _tokens, _EFFORT)
 
     def _has_template(self) -> bool:
         """Whether a conversation becomes a text that tokenises to the same ids again."""
@@ -144,8 +174,10 @@ class ServerTokenizer:
         try:
             ids = self._bridge.run(self._chat_ids([Message("user", "a")]))
             text = self._bridge.run(self.text_of(ids))
-        except (Refused, GaveUp):
-            return False
+        except (Refused, GaveUp) as error:
+            # Only a template that is there can fail: `chat` says how, once it is needed.
+            self._template_error = str(error) if _is_of_template(error) else None
+            return self._template_error is not None
         again = [int(i) for i in self.encode([text])[0]]
         return ids in (again, [*self.leading_ids, *again])
 
@@ -174,10 +206,13 @@ def find_tokenizer(
     Raises:
         UsageError: the local tokenizer is not that of the served model.
     """
-    offered = next((e for e in (_VLLM, _LLAMA) if bridge.run(_offers(client, model, e))), None)
+    offered = next((e for e in (_VLLM, _LLAMA_CPP, _LLAMA) if bridge.run(_offers(client, model, e))), None)
     served = ServerTokenizer(bridge, client, model, offered) if offered else None
     if local is None:
-        return served, "the server's" if served else "none"
+        if served is None:
+            return None, "none"
+        served.check()
+        return served, "the server's"
     if served is None:
         return local, f"'{source}', not compared: the server offers none"
     ours, theirs = (t.encode([PROBE_TEXT])[0].tolist() for t in (local, served))
@@ -192,12 +227,18 @@ def find_tokenizer(
 
 
 async def _offers(client: Client, model: str, endpoints: _Endpoints) -> bool:
-    body = {"model": model, **endpoints.text("a", True)}
+    url, body = f"{client.address.root}/{endpoints.encode}", {"model": model, **endpoints.text("a", True)}
     try:
-        await client.ask(f"{client.address.root}/{endpoints.encode}", body, _tokens, attempts=3)
-    except (Refused, GaveUp):
+        # A server that takes the text from another field finds none in this one.
+        return bool(await client.ask(url, body, _tokens, Effort(3, SHORT_S)))
+    except Refused:
         return False
-    return True
+    except GaveUp as error:
+        if error.passing:
+            raise UntrustedResultError(
+                f"the server does not tell whether it tokenises: {error}; try again when it answers"
+            ) from error
+        return False
 
 
 def _tokens(answer: Any) -> list[int]:
@@ -205,6 +246,13 @@ def _tokens(answer: Any) -> list[int]:
     if not isinstance(tokens, list) or not all(isinstance(i, int) for i in tokens):
         raise InvalidAnswer("no token ids")
     return tokens
+
+
+def _is_of_template(error: Exception) -> bool:
+    """Whether the server has a chat template and fails at it, as far as its words tell."""
+    words = str(error).lower()
+    missing = ("must provide a chat template", "is not set", "no chat template", "not have a chat template")
+    return "template" in words and not any(sign in words for sign in missing)
 
 
 def _text(value: Any) -> str:

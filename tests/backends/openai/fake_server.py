@@ -1,8 +1,4 @@
-"""A small server of the OpenAI protocol over a made-up model, which can fail and lie in every known way.
-
-Its tokens are characters. Of what may come next one letter, drawn from a hash of the text so far, has
-log-probability -0.25; every other character has one between -2 and -12.
-"""
+"""A small server of the OpenAI protocol over a made-up model, which can fail and lie in every known way."""
 
 from __future__ import annotations
 
@@ -15,8 +11,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-LETTERS = "abcdefghijklmnopqrstuvwxyz .,\n"
-BOS = 1
+from fake_model import BOS, LETTERS, greedy, label, logprob, next_state, states, text_of
+
 KEY = "sk-a-key-that-nobody-may-see"
 
 
@@ -34,11 +30,24 @@ class Abilities:
     names_ids: bool = True
     logprobs: bool = True
     by_ids: bool = True
+    floor_by_ids: float | None = None
+    """One number for all tokens asked for by id, except the most likely."""
     bias: bool = True
     adds_bos: bool = False
     echo: str = "true"
     """Or how it lies: ignored, constant, zeros, shifted, or refused."""
     max_length: int | None = 4096
+    counts: bool = True
+    """Whether it says how many tokens it read."""
+    ends_after: str = ""
+    """A text after which it generates an end mark, of which nothing shows."""
+    lossy: bool = False
+    """Whether its tokenizer forgets capital letters."""
+    template_error: str = "no chat template"
+    thinks_aloud: bool = False
+    """Whether a chat answer comes with its reasoning in it rather than beside it."""
+    prefix: str = ""
+    """What it generates before it follows its model."""
 
 
 @dataclass(frozen=True)
@@ -46,36 +55,16 @@ class Fault:
     """What goes wrong with one request."""
 
     kind: str
-    """drop, cut, garbage, nonsense, status or slow."""
+    """drop, cut, garbage, nonsense, status or slow; or a lie: missing, or a number for every token."""
     status: int = 500
     headers: tuple[str, ...] = ()
     seconds: float = 0.0
+    value: float | None = None
+    code: str | None = None
 
 
 Faults = Callable[[int, str], Fault | None]
 """From the number of the request and its path to what goes wrong, if anything."""
-
-
-def states(ids: list[int]) -> list[int]:
-    """A hash of every beginning of `ids`, the empty one first."""
-    found = [17]
-    for token in ids:
-        found.append(next_state(found[-1], token))
-    return found
-
-
-def next_state(state: int, token: int) -> int:
-    return (state * 1_000_003 + token * 7919 + 12345) & 0xFFFFFFFF
-
-
-def logprob(state: int, token: int) -> float:
-    if token == greedy(state):
-        return -0.25
-    return -2.0 - 10.0 * ((state * 31 + token * 0x9E3779B1) & 0xFFFFFFFF) / 2**32
-
-
-def greedy(state: int) -> int:
-    return ord(LETTERS[(state >> 7) % len(LETTERS)])
 
 
 @dataclass
@@ -173,12 +162,14 @@ class FakeServer:
         if self.can.key and headers.get("authorization") != f"Bearer {self.can.key}":
             status, answer = 401, error(f"wrong key: {headers.get('authorization')}")
         elif fault and fault.kind == "status":
-            status, answer = fault.status, error("out of order")
+            status, answer = fault.status, error("out of order", fault.code)
         else:
             try:
                 answer = self._answer(method, path, json.loads(raw) if raw else {})
             except NotDone as refusal:
                 status, answer = refusal.status, error(str(refusal))
+        if fault and fault.kind in ("value", "missing"):
+            spoil(answer, fault)
         content = json.dumps(answer).encode()
         if fault and fault.kind == "garbage":
             content = content[:-7] + b"!!"
@@ -198,14 +189,21 @@ class FakeServer:
     def _answer(self, method: str, path: str, body: dict[str, Any]) -> Any:
         can = self.can
         if path == "/v1/models":
-            owner = {"vllm": "vllm", "llama": "me"}.get(can.kind, "somebody")
+            owner = {"vllm": "vllm", "llama": "me", "llama.cpp": "llamacpp"}.get(can.kind, "somebody")
             return {"data": [{"id": can.model, "owned_by": owner, "max_model_len": can.max_length}]}
         if path == "/version" and can.kind == "vllm":
             return {"version": "0.1"}
         if can.tokenizer and can.kind == "vllm" and path == "/tokenize" and "prompt" in body:
             return {"tokens": self._read(body["prompt"], special=body["add_special_tokens"])}
+        if can.tokenizer and can.kind == "vllm" and path == "/tokenize":
+            raise NotDone(400, can.template_error)
         if can.tokenizer and can.kind == "vllm" and path == "/detokenize":
-            return {"prompt": text_of(body["tokens"])}
+            text = text_of(body["tokens"])
+            return {"prompt": text.lower() if can.lossy else text}
+        if can.tokenizer and can.kind == "llama.cpp" and path == "/tokenize":
+            return {"tokens": self._read(body.get("content", ""), special=body.get("add_special", False))}
+        if can.tokenizer and can.kind == "llama.cpp" and path == "/detokenize":
+            return {"content": text_of(body["tokens"])}
         if can.tokenizer and can.kind == "llama" and path == "/extras/tokenize":
             return {"tokens": self._read(body["input"], special=True)}
         if can.tokenizer and can.kind == "llama" and path == "/extras/detokenize":
@@ -239,22 +237,30 @@ class FakeServer:
         }  # fmt: skip
         if "logprobs" in body:
             choice["logprobs"] = self._logprobs(prompt, new, body)
-        if stopped_by:
-            choice["text"] = choice["text"].partition(stopped_by)[0]
+        if isinstance(stopped_by, int):
+            choice["text"] = text_of(new[:-1])
+        elif stopped_by:
+            choice["text"] = choice["text"].removesuffix(stopped_by)
         if body.get("return_token_ids") and self.can.names_ids:
             choice["token_ids"] = new
         usage = {"prompt_tokens": len(prompt), "completion_tokens": len(new)}
-        return {"choices": [choice], "usage": usage}
+        return {"choices": [choice]} | ({"usage": usage} if self.can.counts else {})
 
-    def _generate(self, prompt: list[int], body: dict[str, Any]) -> tuple[list[int], str, str | None]:
+    def _generate(self, prompt: list[int], body: dict[str, Any]) -> tuple[list[int], str, str | int | None]:
         new: list[int] = []
         bias = body.get("logit_bias") if self.can.bias else None
         state = states([*([body["seed"]] if body.get("temperature") else []), *prompt])[-1]
+        if self.can.ends_after and text_of(prompt).endswith(self.can.ends_after):
+            return new, "stop", None
         while len(new) < body["max_tokens"]:
-            new.append(int(next(iter(bias))) if bias else greedy(state))
+            planned = [*self.can.prefix.encode(), 0]
+            token = planned[min(len(new), len(planned) - 1)] or greedy(state)
+            new.append(int(next(iter(bias))) if bias else token)
             state = next_state(state, new[-1])
+            if new[-1] in body.get("stop_token_ids", ()):
+                return new, "stop", new[-1]
             for stop in body.get("stop", ()):
-                if stop in text_of(new):
+                if stop in text_of(new)[body.get("min_tokens", 0) :]:
                     return new, "stop", stop
         return new, "length", None
 
@@ -277,7 +283,11 @@ class FakeServer:
             tokens = {greedy(at[i]), whole[i], *(map(ord, LETTERS[: body["logprobs"]]))}
             if self.can.by_ids:
                 tokens |= set(body.get("logprob_token_ids", ()))
-            tops.append({label(t, named): logprob(at[i], t) for t in tokens})
+            found = {t: logprob(at[i], t) for t in tokens}
+            if self.can.floor_by_ids is not None:
+                asked = set(body.get("logprob_token_ids", ())) - {greedy(at[i])}
+                found |= dict.fromkeys(asked, self.can.floor_by_ids)
+            tops.append({label(t, named): value for t, value in found.items()})
         return {
             "tokens": [label(t, named) for t in whole[begin:]],
             "token_logprobs": values,
@@ -287,7 +297,9 @@ class FakeServer:
     def _chat(self, body: dict[str, Any]) -> Any:
         prompt = [ord(c) for m in body["messages"] for c in m["content"]]
         new, reason, _ = self._generate(prompt, body)
-        message = {"role": "assistant", "content": text_of(new), "reasoning_content": "let me think"}
+        message = {"role": "assistant", "content": text_of(new)}
+        if not self.can.thinks_aloud:
+            message["reasoning_content"] = "let me think"
         usage = {"prompt_tokens": len(prompt), "completion_tokens": len(new)}
         return {"choices": [{"message": message, "finish_reason": reason}], "usage": usage}
 
@@ -298,16 +310,18 @@ class NotDone(Exception):
         self.status = status
 
 
-def error(message: str) -> dict[str, Any]:
-    return {"error": {"message": message}}
+def error(message: str, code: str | None = None) -> dict[str, Any]:
+    return {"error": {"message": message, "code": code}}
 
 
-def text_of(ids: list[int]) -> str:
-    return "".join(chr(i) for i in ids if i != BOS)
-
-
-def label(token: int, named: bool) -> str:
-    return f"token_id:{token}" if named else chr(token)
+def spoil(answer: Any, fault: Fault) -> None:
+    """Lie about every log-probability, or leave all of them out."""
+    for choice in answer.get("choices", ()):
+        if logprobs := choice.get("logprobs"):
+            n = len(logprobs["tokens"])
+            logprobs["token_logprobs"] = [fault.value] * n if fault.kind == "value" else []
+            tops = [dict.fromkeys(top, fault.value) for top in logprobs["top_logprobs"]]
+            logprobs["top_logprobs"] = tops if fault.kind == "value" else [{}] * n
 
 
 @contextmanager

@@ -122,7 +122,7 @@ def check_run(url: str, output: Path, *more: str) -> list[dict[str, object]]:
 def test_vllm_keeps_every_promise(vllm: str, tokenizer: str | None) -> None:
     with connected(vllm, tokenizer) as backend:
         assert backend.info.details["scoring_path"] == "logprob_token_ids + echo"
-        assert backend.info.max_length == 2048
+        assert backend.info.max_length == 2048 - 2
         check_backend(backend)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import itertools
+import math
 import shlex
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from fake_server import KEY, FakeServer, Fault, Faults, serving
 from helpers import Ran, cli, journal, mock_run, samples
 
 from evalkit.backends.openai import backend as backend_module
+from evalkit.backends.openai import bridge as bridge_module
 from evalkit.backends.openai.backend import OpenAiBackend
 from evalkit.backends.openai.client import Patience
 from evalkit.errors import ServerLost, UsageError
@@ -98,6 +100,58 @@ def test_what_fails_for_good_is_an_error_and_nothing_else(tmp_path: Path) -> Non
         kinds = [type(answer) for _, answer in backend.score(requests * 2)]
         assert kinds.count(Failure) == kinds.count(ScoreResponse) == 3
         backend.close()
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [Fault("value", value=value) for value in (math.nan, 0.5, -9999.0, None)] + [Fault("missing")],
+    ids=str,
+)
+def test_a_lie_after_the_probe_is_never_a_score(lie: Fault) -> None:
+    requests = [EncodedRequest(ids("abc"), (ids("A"), ids("BC")), (3, 3))]
+    for by_ids in (True, False):
+        with serving(by_ids=by_ids, bias=by_ids) as server:
+            backend = OpenAiBackend.connect("fake", base_url=server.url, patience=QUICK)
+            (calm,) = backend.score(requests)
+            server.faults = every(2, lie)
+            assert list(backend.score(requests)) == [calm]
+            server.faults = lambda number, path: lie
+            ((_, answer),) = backend.score(requests)
+            assert isinstance(answer, Failure)
+            backend.close()
+
+
+def test_a_gateway_without_a_server_behind_it_ends_the_run() -> None:
+    with serving() as server:
+        backend = OpenAiBackend.connect("fake", base_url=server.url, patience=QUICK)
+        server.faults = lambda number, path: Fault("status", 502)
+        with pytest.raises(ServerLost, match="20 questions in a row"):
+            list(backend.score([EncodedRequest(ids("abc"), (ids("A"),), (3,))] * 100))
+        backend.close()
+
+
+def test_a_used_up_quota_ends_the_run_at_once() -> None:
+    with serving() as server:
+        backend = OpenAiBackend.connect("fake", base_url=server.url, patience=QUICK)
+        server.faults = lambda number, path: Fault("status", 429, code="insufficient_quota")
+        before = server.paths.total()
+        with pytest.raises(ServerLost, match="quota"):
+            list(backend.score([EncodedRequest(ids("abc"), (ids("A"),), (3,))]))
+        assert server.paths.total() == before + 1
+        backend.close()
+
+
+def test_a_loop_that_does_not_end_in_time_is_not_waited_for_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bridge_module, "_CANCEL_S", 0.05)
+    bridge = bridge_module.LoopThread()
+
+    async def last() -> None:
+        bridge.loop.call_soon(time.sleep, 0.5)
+
+    bridge.stop(last)
+    began = time.monotonic()
+    bridge.stop(last)
+    assert time.monotonic() - began < 0.4
 
 
 def test_an_overloaded_server_is_left_alone_for_as_long_as_it_says() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tiny
-from fake_server import FakeServer, serving
+from fake_server import FakeServer, Fault, serving
 from helpers import cli, samples
 
 from evalkit.backends.mock import WordTokenizer
@@ -25,7 +26,7 @@ from evalkit.backends.openai.tokenizer import find_tokenizer
 from evalkit.errors import UntrustedResultError, UsageError
 from evalkit.testing import check_backend
 from evalkit.tokens import EncodedPrompt, EncodedRequest
-from evalkit.types import Failure, GenerateResponse, Message, Sampling
+from evalkit.types import Failure, GenerateResponse, Message, Sampling, ScoreResponse
 
 QUICK = Patience(timeout_s=20, first_wait_s=0.01, longest_wait_s=0.05, silent_s=0.5)
 ECHO_ONLY = {"by_ids": False, "bias": False}
@@ -60,6 +61,11 @@ def ids(text: str) -> Any:
         ({"echo": "shifted", **TEXT_ONLY}, "logit_bias"),
         (TEXT_ONLY | {"bias": False}, "echo"),
         (TEXT_ONLY | {"adds_bos": True}, "logit_bias + echo"),
+        ({"names_ids": False, **ECHO_ONLY}, "echo"),
+        ({"kind": "llama.cpp", "names_ids": False, **ECHO_ONLY}, "echo"),
+        ({"floor_by_ids": -20.0}, "logit_bias + echo"),
+        ({"floor_by_ids": -9999.0}, "logit_bias + echo"),
+        ({"ends_after": "France is"}, "logprob_token_ids + echo"),
     ],
 )
 def test_it_scores_by_whatever_way_is_proven(abilities: dict[str, Any], path: str) -> None:
@@ -90,6 +96,7 @@ def test_what_a_lying_server_generates_can_be_used(tmp_path: Path) -> None:
         ({"logprobs": False}, "gives no log-probabilities"),
         ({"tokenizer": False}, "give --tokenizer"),
         ({"completions": False}, "no completions endpoint"),
+        ({"counts": False, **TEXT_ONLY}, "does not count its tokens"),
     ],
 )
 def test_a_server_without_scores_names_protocols_that_need_none(
@@ -189,6 +196,120 @@ def test_a_prompt_that_does_not_fit_is_not_asked_again() -> None:
         assert server.paths["/v1/completions"] == before + 1
     assert isinstance(answer, Failure)
     assert "--max-length" in answer.error
+
+
+@pytest.mark.parametrize("fault", [Fault("status", 503), Fault("status", 429), Fault("drop")])
+def test_trouble_during_the_probe_says_nothing_of_the_server(fault: Fault) -> None:
+    with (
+        pytest.raises(UntrustedResultError, match=r"did not answer the probe|went away"),
+        connected(lambda _, path: fault if path == "/v1/completions" else None),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("bad", range(1, 9))
+def test_passing_trouble_during_the_probe_changes_nothing(bad: int) -> None:
+    numbers = iter(range(1000))
+
+    def faults(_: int, path: str) -> Fault | None:
+        return Fault("status", 503) if "completions" in path and next(numbers) == bad else None
+
+    with connected(faults) as (backend, _):
+        assert backend.info.details["scoring_path"] == "logprob_token_ids + echo"
+        assert backend.info.details["reference"] == "the other way"
+
+
+def test_a_server_that_always_fails_is_no_chat_server() -> None:
+    with (
+        pytest.raises(UntrustedResultError, match="did not answer the probe"),
+        connected(lambda _, path: Fault("status", 500) if path == "/v1/completions" else None),
+    ):
+        pass
+
+
+def test_a_prompt_cut_to_the_window_is_answered() -> None:
+    with connected(max_length=64) as (backend, _):
+        request = EncodedRequest(ids("x" * 200), (ids("A"), ids("BC")), (200, 200))
+        cut = request.kept_right(backend.info.max_length)
+        assert cut.n_inputs == backend.info.max_length
+        ((_, answer),) = backend.score([cut])
+        assert isinstance(answer, ScoreResponse)
+        assert backend.score_reference(cut).scores[1].logprob == pytest.approx(answer.scores[1].logprob)
+
+
+def test_a_window_in_tokens_says_nothing_of_bytes() -> None:
+    with connected(completions=False, tokenizer=False, max_length=64) as (backend, _):
+        assert backend.info.max_length == UNKNOWN_LENGTH
+
+
+def test_a_tokenizer_that_loses_text_is_refused() -> None:
+    with (
+        pytest.raises(UntrustedResultError, match="give the model's own with --tokenizer"),
+        connected(lossy=True),
+    ):
+        pass
+
+
+def test_a_chat_template_that_fails_is_told_from_none() -> None:
+    with connected() as (backend, _):
+        assert not backend.tokenizer.has_chat_template
+    with connected(template_error="an error occurred while applying chat template: line 3") as (backend, _):
+        assert backend.tokenizer.has_chat_template
+        with pytest.raises(UsageError, match=r"fails: .*line 3"):
+            backend.tokenizer.chat([Message("user", "a")])
+
+
+def test_a_server_that_stops_counting_is_not_believed() -> None:
+    with connected(**TEXT_ONLY) as (backend, server):
+        server.can = replace(server.can, counts=False)
+        ((_, answer),) = backend.score([EncodedRequest(ids("abc"), (ids("A"),), (3,))])
+    assert isinstance(answer, Failure)
+
+
+def test_an_end_mark_that_is_not_echoed_shifts_nothing() -> None:
+    request = EncodedRequest(ids("The capital"), (ids(" is"), ids(" of")), (11, 11))
+    found = []
+    for ends_after in ("", "capital is"):
+        with connected(ends_after=ends_after, **ECHO_ONLY) as (backend, _):
+            ((_, answer),) = backend.score([request])
+            found.append(answer)
+    assert isinstance(found[0], ScoreResponse)
+    assert found[0] == found[1]
+
+
+def generated(prompt: EncodedPrompt, **abilities: Any) -> tuple[Any, dict[str, Any]]:
+    with connected(**abilities) as (backend, server):
+        ((_, answer),) = backend.generate([prompt])
+        assert isinstance(answer, GenerateResponse)
+        return answer.completions[0], server.bodies[-1]
+
+
+def test_the_fewest_tokens_asked_for_hold_no_stop() -> None:
+    prompt = EncodedPrompt(ids("abc"), 8, stop=("##", "++"), min_new_tokens=4)
+    completion, _ = generated(prompt, prefix="a##b++c")
+    assert (completion.text, completion.finish_reason) == ("a##b", "stop")
+
+
+def test_stops_of_one_token_are_sent_as_tokens() -> None:
+    completion, sent = generated(EncodedPrompt(ids("abc"), 8, stop=("#", "++")), prefix="ab#c")
+    assert sent["stop_token_ids"] == [ord("#")]
+    assert (completion.text, completion.finish_reason) == ("ab", "stop")
+
+
+def test_reasoning_begun_by_the_prompt_and_cut_off_is_no_answer() -> None:
+    prompt = EncodedPrompt(ids("Why?<think>\n"), 6, reasoning=("<think>", "</think>"))
+    completion, _ = generated(prompt, prefix="as it is")
+    assert (completion.text, completion.reasoning) == ("", "as it ")
+
+
+def test_a_chat_answer_cut_off_without_tags_is_reasoning() -> None:
+    tags = ("<think>", "</think>")
+    chat: dict[str, Any] = {"completions": False, "tokenizer": False, "thinks_aloud": True}
+    completion, sent = generated(EncodedPrompt(ids("Why?"), 6, reasoning=tags), prefix="as it is", **chat)
+    assert (completion.text, completion.reasoning) == ("", "as it ")
+    assert (sent["top_k"], sent["repetition_penalty"]) == (0, 1.0)
+    completion, _ = generated(EncodedPrompt(ids("Why?"), 20, reasoning=tags), prefix="as</think>it", **chat)
+    assert completion.reasoning == "as"
 
 
 def test_a_distrusted_server_has_no_reference() -> None:
