@@ -42,10 +42,14 @@ def main() -> int:
     common.quiet()
 
     from evalkit.backends.opening import EngineOptions, open_backend
+    from evalkit.errors import EvalkitError
 
-    backend = open_backend(
-        EngineOptions(args.model, dtype=args.dtype, device=args.device, load_format="dummy")
-    )
+    options = EngineOptions(args.model, dtype=args.dtype, device=args.device, load_format="dummy")
+    try:
+        backend = open_backend(options)
+    except EvalkitError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
     details = backend.info.details
     requests = exam(args, int(_model(backend).config.get_text_config().vocab_size))
     list(backend.score(requests[: args.questions]))  # warm up
