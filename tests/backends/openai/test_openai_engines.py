@@ -16,9 +16,12 @@ from pathlib import Path
 
 import pytest
 from helpers import cli, missing, samples
+from official import CASES, check_agreement
 
 from evalkit import demo_models
+from evalkit.backends.base import Backend
 from evalkit.backends.openai.backend import OpenAiBackend
+from evalkit.backends.opening import EngineOptions, open_backend
 from evalkit.testing import check_backend
 
 pytestmark = pytest.mark.engine
@@ -71,6 +74,11 @@ def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="module")
+def plain() -> Backend:
+    return open_backend(EngineOptions("demo", "hf", dtype="float32", device="cpu"))
+
+
 @contextmanager
 def llama_server(folder: Path, *more: str) -> Iterator[str]:
     spec = importlib.util.find_spec(GGUF[0])
@@ -118,9 +126,8 @@ def check_run(url: str, output: Path, *more: str) -> list[dict[str, object]]:
     return rows
 
 
-@pytest.mark.parametrize("tokenizer", [None, "demo"])
-def test_vllm_keeps_every_promise(vllm: str, tokenizer: str | None) -> None:
-    with connected(vllm, tokenizer) as backend:
+def test_vllm_keeps_every_promise(vllm: str) -> None:
+    with connected(vllm) as backend:
         assert backend.info.details["scoring_path"] == "logprob_token_ids + echo"
         assert backend.info.max_length == 2048 - 2
         check_backend(backend)
@@ -136,6 +143,15 @@ def test_vllm_gives_the_scores_of_transformers(vllm: str, tmp_path: Path) -> Non
     for ours, theirs in zip(served, samples(tmp_path / "plain"), strict=True):
         assert ours["prompt_sha256"] == theirs["prompt_sha256"]
         assert ours["choice_logprobs"] == pytest.approx(theirs["choice_logprobs"], abs=1e-3)
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(("name", "subset", "limit"), CASES)
+def test_vllm_scores_official_questions_as_transformers_does(
+    vllm: str, plain: Backend, official_data: Path, name: str, subset: str, limit: int
+) -> None:
+    with connected(vllm, "demo") as backend:
+        check_agreement(backend, plain, official_data, name, subset, limit)
 
 
 def test_vllm_generates_for_a_run(vllm: str, tmp_path: Path) -> None:
