@@ -15,10 +15,10 @@ from evalkit.tokens import EncodedRequest
 from evalkit.types import Response, ScoreResponse
 
 CASES = [
-    ("mmlu@lm-eval:test:5shot", "college_biology", 8),
-    ("ceval@lm-eval:val:5shot", "computer_network", 8),
-    ("cmmlu@lm-eval:test:5shot", "agronomy", 8),
-    ("kobest_hellaswag@lm-eval:test:0shot", "kobest_hellaswag", 12),
+    *[("mmlu@lm-eval:test:5shot", x, 4) for x in ("college_biology", "marketing", "high_school_geography")],
+    *[("ceval@lm-eval:val:5shot", x, 4) for x in ("computer_network", "law", "high_school_biology")],
+    *[("cmmlu@lm-eval:test:5shot", x, 4) for x in ("agronomy", "astronomy", "world_history")],
+    ("kobest_hellaswag@lm-eval:test:0shot", "kobest_hellaswag", 10),
 ]
 """Task, subset and how many of its questions; options of one token and of many."""
 
