@@ -1,1 +1,1 @@
-"""Contamination detection: was a benchmark's file, or its source, in a model's training data?"""
+"""Whether a model was trained on a benchmark: evidence, its null and its power."""
