@@ -169,6 +169,17 @@ class Protocol:
 
 
 @dataclass(frozen=True, slots=True)
+class Choice:
+    """A record as a question with options of its own, whose order its publisher chose."""
+
+    question: str
+    options: tuple[str, ...]
+    """In published order."""
+    lead: str = ""
+    """What the benchmark's own format puts in front of a question."""
+
+
+@dataclass(frozen=True, slots=True)
 class HubArchive:
     """The official archive of a benchmark on the Hugging Face hub, at a pinned revision."""
 
@@ -219,6 +230,8 @@ class Task:
     foreign_line: Callable[[str, str, Mapping[str, Any]], tuple[Sample, str]] | None = None
     """Reads a line of predictions as the benchmark's own tools write it, answers included:
     (row, subset, fields) to the sample and its completion. Raises KeyError, TypeError or ValueError."""
+    as_choice: Callable[[Sample], Choice | None] | None = None
+    """Reads a record as multiple choice, for the detectors that permute options; None for one that is not."""
     variants: Mapping[str, Callable[[str, str], str]] = field(default_factory=dict)
     """Other sets of records in the official format, by name: `path` for `--data-variant NAME`."""
 
