@@ -136,7 +136,7 @@ def chosen_subsets(
 
 
 def _load_job(resolved: ResolvedTask, source: DataSource, subsets: Sequence[str], options: RunOptions) -> Job:
-    task, split = resolved.task, resolved.split
+    task = resolved.task
     samples = load_samples(resolved, source, subsets)
     shots = {subset: source.shots(resolved, subset, rows) for subset, rows in samples.items()}
     data: dict[str, Any] = {"source": source.kind, "official": is_official(resolved, samples)}

@@ -102,7 +102,7 @@ def _permutable(items: Sequence[Item], left_out: Counter[str]) -> tuple[tuple[It
 
 
 def _read_items(path: Path, limit: int | None) -> Benchmark:
-    """Read a JSON list of {"question": …, "option": {"A": …, "B": …}}, the format of arXiv 2409.01790's code."""
+    """Read a JSON list of {"question": …, "option": {"A": …, "B": …}}, as arXiv 2409.01790 has it."""
     content = parse(path, 1, read_text(path)) if path.is_file() else None
     if content is None:
         raise UsageError(f"--tasks {path}: there is no such file of items")
