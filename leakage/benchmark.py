@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,9 +14,10 @@ from evalkit.data.content import content_hash
 from evalkit.data.csvfile import corrupt, read_text
 from evalkit.data.jsonfile import parse
 from evalkit.data.source import DataSource
-from evalkit.errors import UsageError
+from evalkit.errors import DataError, UsageError
 from evalkit.leakage.formats import excluded
 from evalkit.leakage.items import Item
+from evalkit.leakage.natural_order import OrderDiagnostic, diagnose
 from evalkit.preparation import check_variant, chosen_subsets, is_official, load_samples
 from evalkit.spec import ResolvedTask, resolve_all
 from evalkit.task import Task
@@ -37,6 +40,8 @@ class Benchmark:
     """Content hash of the records."""
     official: bool | None
     """Whether these are the published records; None where that is not known."""
+    order: OrderDiagnostic | None = None
+    """Whether the publisher shuffled options, judged on the whole split; None without items."""
     task: Task | None = None
 
     @property
@@ -75,8 +80,22 @@ def _load(resolved: ResolvedTask, source: DataSource, subsets: Sequence[str], li
     samples = {subset: rows[:limit] for subset, rows in whole.items()}
     records = tuple(sample for rows in samples.values() for sample in rows)
     items, left_out = _items(task, records)
+    order = diagnose(_whole_split(resolved, source, whole)) if items else None
     official = is_official(resolved, whole)
-    return Benchmark(resolved.name, records, items, left_out, content_hash(samples), official, task)
+    return Benchmark(resolved.name, records, items, left_out, content_hash(samples), official, order, task)
+
+
+def _whole_split(
+    resolved: ResolvedTask, source: DataSource, known: Mapping[str, Sequence[Sample]]
+) -> tuple[Item, ...]:
+    """All items of the split: whether a publisher shuffles shows in many, however few are examined."""
+    task = resolved.task
+    samples = list(itertools.chain(*known.values()))
+    for subset in source.available(task, resolved.split):
+        if subset not in known:
+            with contextlib.suppress(DataError):  # a subset nobody asked for need not be there
+                samples += source.load(task, resolved.split, subset)
+    return _items(task, samples)[0]
 
 
 def _items(task: Task, records: Sequence[Sample]) -> tuple[tuple[Item, ...], dict[str, int]]:
@@ -114,7 +133,8 @@ def _read_items(path: Path, limit: int | None) -> Benchmark:
         for item in records
     ]
     items, left_out = _permutable(records, Counter())
-    return Benchmark(path.stem, (), items, left_out, content_hash({path.stem: samples}), None)
+    sha256 = content_hash({path.stem: samples})
+    return Benchmark(path.stem, (), items, left_out, sha256, None, diagnose(items) if items else None)
 
 
 def _record(path: Path, number: int, record: Any) -> Item:

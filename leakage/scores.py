@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Orders = NDArray[np.int8]
-"""Orders of an item's options, shape (m, n): row k prints option `orders[k, j]` j-th; row 0 is the published."""
+"""Orders of an item's options, shape (m, n): row k prints option `orders[k, j]` j-th, row 0 as published."""
 
 MOST_PERMUTED = 5
 """Options up to which all orders are scored."""

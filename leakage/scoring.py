@@ -11,7 +11,7 @@ from functools import cache
 import numpy as np
 
 from evalkit.backends.base import Backend
-from evalkit.leakage.formats import EncodedItem, Format, encode_items
+from evalkit.leakage.formats import Encoded, Format, encode_items
 from evalkit.leakage.items import Item
 from evalkit.leakage.scores import MOST_PERMUTED, ItemScores, Orders, all_orders, sampled_orders
 from evalkit.store import Answer
@@ -101,9 +101,7 @@ def score(
         yield [_scored(i, items[i], encoded[k], answers.get(k), measure) for k, i in enumerate(part)]
 
 
-def _scored(
-    index: int, item: Item, encoded: EncodedItem, answer: Response | None, measure: Measure
-) -> Scored:
+def _scored(index: int, item: Item, encoded: Encoded, answer: Response | None, measure: Measure) -> Scored:
     if answer is None:
         return Scored(index, None, "longer than the model's context")
     if isinstance(answer, Failure):

@@ -5,14 +5,11 @@ Reads result documents only; nothing here knows a task or an engine.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
-from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, StrictUndefined, Template
+from evalkit.reports.markdown import template
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -69,7 +66,7 @@ def markdown(results: Json, manifest: Json | None = None) -> str:
         for name, task in results["tasks"].items()
         if task["metrics"]
     ]
-    return _template().render(
+    return template("report.md.j2").render(
         title=results["model"]["name"],
         warnings=list(warnings(results, manifest)),
         rows=list(headlines(results)),
@@ -275,24 +272,3 @@ def _row_names(results: Json) -> Iterator[str]:
     """Resolved task name of every headline."""
     for name, task in results["tasks"].items():
         yield from [name] * max(1, len(task["metrics"]))
-
-
-@cache
-def _template() -> Template:
-    environment = Environment(
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        undefined=StrictUndefined,
-        finalize=_escape,
-        # The product is Markdown; `_escape` does what HTML escaping would do there.
-        autoescape=False,
-    )
-    source = resources.files("evalkit.reports").joinpath("templates", "report.md.j2")
-    return environment.from_string(source.read_text(encoding="utf-8"))
-
-
-def _escape(value: object) -> str:
-    """Keep a value from ending a table cell or starting emphasis, code or HTML of its own."""
-    one_line = " ".join(str(value).split())
-    return re.sub(r"([\\`*|<])", r"\\\1", one_line)

@@ -1,0 +1,239 @@
+"""`evalkit leakage`: was a benchmark in a model's training data?"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from evalkit.cli.options import (
+    BACKEND,
+    BASE_URL,
+    BATCH_TOKENS,
+    DATA,
+    DATA_VARIANT,
+    DEVICE,
+    DTYPE,
+    ENGINE_ARG,
+    LOAD_FORMAT,
+    MODEL,
+    OFFLINE,
+    QUANTIZATION,
+    QUIET,
+    REVISION,
+    SPLIT,
+    SUBSETS,
+    TOKENIZER,
+    TRUST_REMOTE_CODE,
+    engine_options,
+    names,
+)
+from evalkit.cli.resuming import resume_command, stop_on_sigterm
+from evalkit.errors import RunInterrupted, ServerLost, UntrustedResultError, UsageError
+
+app = typer.Typer(
+    help="Find out whether a benchmark was in a model's training data, with p-values, intervals and power.",
+    no_args_is_help=True,
+)
+
+INTO = typer.Option(
+    None,
+    help="A finished `evalkit run` of the same model: verdicts and the score on items without evidence are "
+    "written into its results and report.",
+)
+AS_JSON = typer.Option(False, "--json", help="Print the leakage document to stdout, and nothing else there.")
+
+
+@app.command("run")
+def run(
+    model: str = MODEL,
+    tasks: str = typer.Option(
+        ...,
+        help="Comma-separated task specs or suites, or JSON files of items "
+        '([{"question": …, "option": {"A": …, "B": …}}, …]).',
+    ),
+    method: str = typer.Option(
+        "", help="Only these detectors, comma-separated (default: all that apply; see `leakage methods`)."
+    ),
+    format: str = typer.Option(
+        "ni2024", help="How items are written: ni2024 (as published) or lettered (the benchmark's own)."
+    ),
+    sequential: bool = typer.Option(
+        False, "--sequential", help="Stop as soon as the evidence suffices, or is shown not to come."
+    ),
+    alpha: float = typer.Option(0.01, help="Share of clean benchmarks that may be called leaked."),
+    smallest: float = typer.Option(0.1, help="Leaked fraction of items the run should be able to see."),
+    permutations: int = typer.Option(120, help="Orders of items with more than five options."),
+    controls: int = typer.Option(
+        200, help="Items per task that are scored again with swapped options (source exposure); 0 for none."
+    ),
+    reference: list[Path] = typer.Option(
+        [], help="Folder of a leakage run of a model that has not seen the benchmark; may be repeated."
+    ),
+    control: str = typer.Option(
+        None, help="Texts the model has not seen: a task spec, or JSON lines with `text` (texts only)."
+    ),
+    rephrased: str = typer.Option(
+        None, help="The benchmark in other words: JSON lines with `id` and `text` (texts only)."
+    ),
+    into: Path = INTO,
+    split: str = SPLIT,
+    subsets: str = SUBSETS,
+    limit: int = typer.Option(None, help="Only the first N items of each subset."),
+    data: str = DATA,
+    data_variant: str = DATA_VARIANT,
+    offline: bool = OFFLINE,
+    seed: int = typer.Option(0, help="Seed of everything random; recorded in the manifest."),
+    backend: str = BACKEND,
+    base_url: str = BASE_URL,
+    dtype: str = DTYPE,
+    device: str = DEVICE,
+    load_format: str = LOAD_FORMAT,
+    quantization: str = QUANTIZATION,
+    tokenizer: str = TOKENIZER,
+    engine_arg: list[str] = ENGINE_ARG,
+    revision: str = REVISION,
+    trust_remote_code: bool = TRUST_REMOTE_CODE,
+    batch_tokens: int = BATCH_TOKENS,
+    output: Path = typer.Option(None, help="Folder (default: runs/<UTC time>-<model>-leakage-<6 hex>)."),
+    resume: bool = typer.Option(False, "--resume", help="Continue an interrupted run in --output."),
+    quiet: bool = QUIET,
+    as_json: bool = AS_JSON,
+) -> None:
+    """Examine benchmarks and write what was measured, the statistics and the verdicts.
+
+    \b
+    Examples:
+      evalkit leakage run --model demo --tasks cmmlu --data sample
+      evalkit leakage run --model ./my-model --tasks cmmlu,ceval:test,mmlu --sequential
+      evalkit leakage run --model ./my-model --tasks cmmlu --reference runs/older-model-leakage
+      evalkit leakage run --model ./my-model --tasks gsm8k --control gsm8k:train
+    """
+    from evalkit.backends.opening import check, open_backend
+    from evalkit.cli.progress import TerminalProgress
+    from evalkit.data.source import open_source
+    from evalkit.leakage.options import LeakageOptions
+    from evalkit.leakage.run import run as examine
+    from evalkit.runner import Silent
+    from evalkit.store import RunStore, default_output
+
+    if resume and output is None:
+        raise UsageError("--resume needs --output, the folder to continue")
+    engine = engine_options(
+        model=model,
+        backend=backend,
+        dtype=dtype,
+        device=device,
+        batch_tokens=batch_tokens,
+        revision=revision,
+        trust_remote_code=trust_remote_code,
+        offline=offline,
+        base_url=base_url,
+        tokenizer=tokenizer,
+        load_format=load_format,
+        quantization=quantization,
+        engine_arg=engine_arg,
+    )
+    options = LeakageOptions(
+        model=model,
+        tasks=tasks,
+        split=split,
+        subsets=names(subsets),
+        limit=limit,
+        methods=names(method),
+        format=format,
+        permutations=permutations,
+        controls=controls,
+        alpha=alpha,
+        smallest=smallest,
+        sequential=sequential,
+        seed=seed,
+        references=tuple(str(folder.resolve()) for folder in reference),
+        control=control,
+        rephrased=rephrased,
+        engine=engine.to_json(),
+    )
+    check(engine)
+    store = RunStore(output or default_output(f"{Path(model).name}-leakage"))
+    stop_on_sigterm()
+    progress = Silent() if quiet else TerminalProgress()
+    try:
+        document = examine(
+            options,
+            open_source(data, offline=offline, variant=data_variant),
+            lambda: open_backend(engine),
+            store,
+            resume=resume,
+            progress=progress,
+        )
+    except (KeyboardInterrupt, RunInterrupted, ServerLost) as error:
+        what = str(error) or "interrupted"  # a KeyboardInterrupt says nothing
+        kind = ServerLost if isinstance(error, ServerLost) else RunInterrupted
+        raise kind(f"{what}; continue with: {resume_command(store.root)}") from None
+    finally:
+        progress.finish()
+    _annotate(into, document, store.root)
+    _show(document, store.root, as_json=as_json)
+    _check_errors(document)
+
+
+@app.command("analyse")
+def analyse(
+    folder: Path = typer.Argument(..., help="A folder that `evalkit leakage run` wrote.", metavar="DIR"),
+    data: str = typer.Option(None, help="Where the records are (default: where the run read them)."),
+    into: Path = INTO,
+    as_json: bool = AS_JSON,
+) -> None:
+    """Draw all conclusions anew from what was measured; no model is needed."""
+    from evalkit.data.source import open_source
+    from evalkit.leakage.run import analyse_again
+
+    source = None if data is None else open_source(data, offline=True)
+    document = analyse_again(folder, source)
+    _annotate(into, document, folder)
+    _show(document, folder, as_json=as_json)
+
+
+@app.command("methods")
+def methods() -> None:
+    """List the detectors."""
+    from evalkit.leakage.options import METHODS
+
+    for name, description in METHODS.items():
+        typer.echo(f"{name:14} {description}")
+
+
+def _annotate(into: Path | None, document: Mapping[str, Any], folder: Path) -> None:
+    if into is None:
+        return
+    from evalkit.leakage.clean_score import annotate
+    from evalkit.leakage.files import read_scores
+    from evalkit.leakage.run import PERMUTATIONS, evidence_against
+    from evalkit.store import RunStore
+
+    annotate(RunStore(into), document, evidence_against(read_scores(folder / PERMUTATIONS)))
+
+
+def _show(document: Mapping[str, Any], root: Path, *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(document, ensure_ascii=False, indent=1))
+        return
+    from rich.console import Console
+
+    from evalkit.reports.contamination import terminal
+
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(terminal(document))
+    console.print(f"written to {root}", markup=False)
+
+
+def _check_errors(document: Mapping[str, Any]) -> None:
+    failed = sum(task["n_errors"] for task in document["tasks"].values())
+    if failed:
+        raise UntrustedResultError(
+            f"{failed} items could not be scored (see `errors` in leakage.json); `--resume` tries them again"
+        )

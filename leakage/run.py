@@ -1,0 +1,268 @@
+"""Examine benchmarks for contamination: measure once, then draw every conclusion from what was measured."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from evalkit import equality
+from evalkit._version import __version__
+from evalkit.backends.base import Backend
+from evalkit.data.source import DataSource, recorded_source
+from evalkit.errors import UsageError
+from evalkit.leakage import texts
+from evalkit.leakage.analysis import LEADS_FDR, Evidence, Reference, analyse, conclude
+from evalkit.leakage.benchmark import Benchmark, load
+from evalkit.leakage.files import read_scores, write_scores
+from evalkit.leakage.fraction import leads
+from evalkit.leakage.measuring import Measurer
+from evalkit.leakage.options import LeakageOptions
+from evalkit.leakage.order_test import ranks
+from evalkit.leakage.scores import PermutationScores
+from evalkit.leakage.scoring import gate_requests
+from evalkit.manifest import now, refuse_differences
+from evalkit.reports.contamination import markdown
+from evalkit.runner import Progress, Silent, check_output, peak_memory
+from evalkit.store import SCHEMA_VERSION, RunStore, interruptible
+
+PERMUTATIONS = "permutations.parquet"
+CONTROLS = "controls.parquet"
+DOCUMENT = "leakage.json"
+REPORT = "leakage.md"
+
+
+def run(
+    options: LeakageOptions,
+    source: DataSource,
+    load_backend: Callable[[], Backend],
+    store: RunStore,
+    *,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Measure everything, write the folder and return the leakage document.
+
+    Raises:
+        UsageError: unknown names, nothing to permute, too few items, a reference that is the model itself,
+            or an engine that cannot score given texts.
+        DataError: data missing or corrupt.
+        UntrustedResultError: the equality gate failed on every scoring path.
+        RunInterrupted: everything scored so far is in the journal.
+    """
+    progress = progress or Silent()
+    began = time.monotonic()
+    check_output(store, resume)
+    benchmarks = load(
+        options.tasks, source, split=options.split, subsets=options.subsets, limit=options.limit
+    )
+    for benchmark in benchmarks:
+        _check_examinable(benchmark, options)
+    references = [open_reference(Path(folder)) for folder in options.references]
+    inputs = texts.load_inputs(options.control, options.rephrased, source)
+
+    progress.stage(f"loading {options.model}")
+    backend = load_backend()
+    _check_capable(backend)
+    for reference in references:
+        _check_other_model(reference, backend)
+    progress.stage("equality gate: comparing with plain forwards")
+    chosen = {b.name: gate_requests(backend, b.items, options.measure) for b in benchmarks if b.items}
+    gate = equality.check_requests(backend, chosen) if chosen else None
+    manifest = _manifest(options, source, backend, benchmarks)
+    manifest["equality_gate"] = gate.to_json() if gate else None
+    _check_resumable(store, manifest)
+    backend.usage.reset()
+
+    with interruptible(store):
+        store.begin(manifest)
+        measurer = Measurer(backend, store, options, progress)
+        evidence = [_examine(b, backend, measurer, references, inputs, options, progress) for b in benchmarks]
+        cost = {
+            "tokens_logical": sum(e.tokens_logical for e in evidence),
+            "tokens_computed": backend.usage.tokens_computed,
+            "peak_memory_bytes": peak_memory(backend),
+            "wall_s": round(time.monotonic() - began, 3),
+        }
+        progress.stage("drawing conclusions")
+        write_scores(store.root / PERMUTATIONS, [e.scores for e in evidence if e.benchmark.items])
+        write_scores(store.root / CONTROLS, [e.controls for e in evidence if e.controls is not None])
+        document = _document(
+            store, manifest, conclude({e.benchmark.name: analyse(e, options) for e in evidence}, options)
+        )
+        return _finish(store, manifest, document | {"cost": cost})
+
+
+def analyse_again(folder: Path, source: DataSource | None = None) -> dict[str, Any]:
+    """Draw all conclusions anew from what a run measured; no model is needed.
+
+    Args:
+        folder: what `run` wrote.
+        source: where the benchmark's records are; None takes the run's own source.
+
+    Raises:
+        UsageError: not a finished leakage run, or the data are no longer those of the run.
+        DataError: a file is damaged or data are missing.
+    """
+    store = RunStore(folder)
+    before = store.read_json(DOCUMENT)
+    manifest = store.read_json("manifest.json")
+    options = LeakageOptions(**{k: _tuple(v) for k, v in manifest["request"].items()})
+    source = source or recorded_source(manifest["data"])
+    benchmarks = load(
+        options.tasks, source, split=options.split, subsets=options.subsets, limit=options.limit
+    )
+    refuse_differences(
+        f"{{what}} are not what {folder} examined; name the data of the run with --data",
+        [("the records", _data_hashes(manifest), {b.name: b.sha256 for b in benchmarks})],
+    )
+    references = [open_reference(Path(path)) for path in options.references]
+    scores, controls = read_scores(folder / PERMUTATIONS), read_scores(folder / CONTROLS)
+    evidence = [
+        Evidence.again(b, scores.get(b.name), controls.get(b.name), references, before["tasks"][b.name])
+        for b in benchmarks
+    ]
+    document = _document(
+        store, manifest, conclude({e.benchmark.name: analyse(e, options) for e in evidence}, options)
+    )
+    return _finish(store, manifest, document | {"cost": before["cost"]})
+
+
+def open_reference(folder: Path) -> Reference:
+    """Read what an earlier run measured on another model.
+
+    Raises:
+        UsageError: this is no finished leakage run.
+    """
+    store = RunStore(folder)
+    store.read_json(DOCUMENT)
+    model = store.read_json("manifest.json")["model"]
+    return Reference(
+        str(model["name"]),
+        str(model["fingerprint"]),
+        read_scores(folder / PERMUTATIONS),
+        read_scores(folder / CONTROLS),
+    )
+
+
+def evidence_against(scores: Mapping[str, PermutationScores]) -> dict[str, set[tuple[str, str]]]:
+    """The items whose published order stands out, by task: (subset, sample id)."""
+    return {
+        task: {(lead.subset, lead.sample_id) for lead in leads(ranks(table), table, LEADS_FDR)}
+        for task, table in scores.items()
+    }
+
+
+def _examine(
+    benchmark: Benchmark,
+    backend: Backend,
+    measurer: Measurer,
+    references: Sequence[Reference],
+    inputs: texts.Inputs,
+    options: LeakageOptions,
+    progress: Progress,
+) -> Evidence:
+    if not benchmark.is_multiple_choice:
+        found = texts.examine(backend, benchmark, inputs, options, progress)
+        return Evidence.of_texts(benchmark, found)
+    assert benchmark.order is not None
+    measured = measurer.benchmark(benchmark, shuffled=benchmark.order.random)
+    controls = None
+    if options.wants("source") and options.controls:
+        controls = measurer.controls(benchmark, measured)
+    return Evidence.measured(benchmark, measured, controls, references)
+
+
+def _check_examinable(benchmark: Benchmark, options: LeakageOptions) -> None:
+    if not benchmark.is_multiple_choice:
+        texts.check(benchmark, options)
+    elif not benchmark.items:
+        why = ", ".join(f"{n} {reason}" for reason, n in benchmark.excluded.items()) or "it has no items"
+        raise UsageError(f"{benchmark.name}: no item can be examined ({why})")
+
+
+def _check_capable(backend: Backend) -> None:
+    if lack := backend.capabilities.no_scores:
+        raise UsageError(
+            f"leakage detection compares log-probabilities of given texts, and {lack}; use a server that "
+            "gives prompt log-probabilities (such as vLLM's), or --backend hf"
+        )
+
+
+def _check_other_model(reference: Reference, backend: Backend) -> None:
+    if reference.fingerprint == backend.info.fingerprint:
+        raise UsageError(
+            f"--reference: {reference.name} is the examined model itself; name a leakage run of a model "
+            "that cannot have seen the benchmark, such as an older one"
+        )
+
+
+def _manifest(
+    options: LeakageOptions, source: DataSource, backend: Backend, benchmarks: Sequence[Benchmark]
+) -> dict[str, Any]:
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "evalkit_version": __version__,
+        "kind": "leakage",
+        "status": "running",
+        "started_at": now(),
+        "request": options.to_json(),
+        "data": source.describe(),
+        "model": backend.info.to_json(),
+        "machine": {"platform": platform.platform(), "python": platform.python_version()},
+        "tasks": {b.name: b.describe() for b in benchmarks},
+    }
+
+
+def _check_resumable(store: RunStore, manifest: Mapping[str, Any]) -> None:
+    """A journal may only be continued by the same model on the same items, put in the same way."""
+    if not (store.root / "manifest.json").is_file():
+        return
+    before = store.read_json("manifest.json")
+    refuse_differences(
+        f"cannot resume {store.root}: {{what}} differ from the interrupted run's; repeat its command line, "
+        "or start anew in another --output folder",
+        [
+            ("the records", _data_hashes(before), _data_hashes(manifest)),
+            ("the model", before["model"]["fingerprint"], manifest["model"]["fingerprint"]),
+            *(
+                (f"--{name}", before["request"].get(name), manifest["request"][name])
+                for name in ("format", "permutations", "controls", "sequential", "seed", "limit", "subsets")
+            ),
+        ],
+    )
+
+
+def _data_hashes(manifest: Mapping[str, Any]) -> dict[str, str]:
+    return {name: task["hashes"]["data"] for name, task in manifest["tasks"].items()}
+
+
+def _document(store: RunStore, manifest: Mapping[str, Any], conclusions: Mapping[str, Any]) -> dict[str, Any]:
+    model = manifest["model"]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "evalkit_version": __version__,
+        "run_id": store.run_id,
+        "model": {key: model[key] for key in ("name", "backend", "dtype", "fingerprint")},
+        **conclusions,
+    }
+
+
+def _finish(store: RunStore, manifest: dict[str, Any], document: dict[str, Any]) -> dict[str, Any]:
+    """Write the documents; what failed can be tried again as long as the journal stands."""
+    store.close()
+    failed = any(task["n_errors"] for task in document["tasks"].values())
+    document["status"] = manifest["status"] = "partial" if failed else "complete"
+    manifest["finished_at"] = now()
+    store.write_text(REPORT, markdown(document))
+    store.write_json("manifest.json", manifest)
+    store.write_json(DOCUMENT, document)
+    if not failed:
+        store.drop_journal()
+    return document
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
