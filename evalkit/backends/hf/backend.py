@@ -121,7 +121,8 @@ class HfBackend:
                 yield shared[k], answer
             memory.return_unused()
         for i in sorted(set(range(len(requests))).difference(shared, done)):
-            yield i, self._answer_alone(requests[i], reading)
+            alone = self._answer_alone(requests[i], reading)
+            yield i, alone
 
     def _answer_alone(self, request: EncodedRequest, reading: _Reading[Answer]) -> Answer | Failure:
         try:
