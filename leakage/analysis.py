@@ -21,6 +21,7 @@ from evalkit.leakage.power import ONE_EXPOSURE, detectable_fraction
 from evalkit.leakage.scores import PermutationScores
 from evalkit.leakage.sequential import EProcess
 from evalkit.leakage.source_exposure import source_exposure
+from evalkit.leakage.texts import BLIND_ALPHA
 from evalkit.leakage.verdict import FILE_LEAK, SOURCE_EXPOSURE, Hypothesis, verdicts
 
 LEADS_FDR = 0.1
@@ -340,13 +341,37 @@ def _source(evidence: Evidence, options: LeakageOptions, entry: dict[str, Any]) 
 
 
 def _of_texts(evidence: Evidence, entry: dict[str, Any]) -> tuple[dict[str, Any], list[Hypothesis]]:
-    """What the detectors on texts found; of these only the order of the items says anything by itself."""
+    """What the detectors on texts found; of these only the order of records says anything by itself."""
     found = evidence.texts or {}
-    entry |= {"n_items": found["n_items"], "format": "record", "methods": found["methods"]}
-    order = found["methods"].get("item-order")
-    if order is None or order["p_value"] is None:
+    entry |= {"n_items": found["n_texts"], "format": "record", "texts": dict(found)}
+    entry["methods"] = dict(_text_methods(found))
+    order = found.get("item_order")
+    # An order that is recognisable without the model is no evidence whatever the model thinks of it.
+    if order is None or order["blind"]["p"] < BLIND_ALPHA:
         return entry, []
-    return entry, [Hypothesis(evidence.benchmark.name, FILE_LEAK, order["e_value"], order["p_value"])]
+    p = float(order["test"]["p"])
+    return entry, [Hypothesis(evidence.benchmark.name, FILE_LEAK, _finite(float(p_to_e([p])[0])), p)]
+
+
+def _text_methods(found: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    if order := found.get("item_order"):
+        p = float(order["test"]["p"])
+        e = _finite(float(p_to_e([p])[0]))
+        yield (
+            "item order",
+            method(statistic=order["test"]["z"], p_value=p, e_value=e, verdict=order["claim"]),
+        )
+    if tokens := found.get("token_battery"):
+        for name, one in tokens["statistics"].items():
+            yield name.replace("_", " "), _contrasted(one["auc"], one["p"], tokens["claim"])
+    for kind, estimate in (("completion", "auc"), ("loss_gap", "gap"), ("context_gain", "difference")):
+        if one := found.get(kind):
+            yield kind.replace("_", " "), _contrasted(one[estimate], one["p"], one["claim"])
+
+
+def _contrasted(estimate: Mapping[str, Any], p: float, claim: str) -> dict[str, Any]:
+    """A comparison with other texts: never evidence, so it has no e-value."""
+    return method(statistic=estimate["value"], ci95=estimate["ci95"], p_value=p, verdict=claim)
 
 
 def _described(diagnosis: OrderDiagnostic) -> dict[str, Any]:

@@ -10,16 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import stats
 
 from evalkit.leakage.forest import decision_of_max
 from evalkit.leakage.isolation import isolation_score
-from evalkit.leakage.scores import Floats, Group, Orders, PermutationScores
-from evalkit.stats.intervals import LEVEL
+from evalkit.leakage.scores import Floats, Group, PermutationScores
 
 OutlierScore = Callable[[Floats], Floats]
 """Log-probabilities, shape (N, m), to an outlier score of each row's largest, shape (N,)."""

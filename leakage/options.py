@@ -10,17 +10,23 @@ from evalkit.errors import UsageError, unknown_name
 from evalkit.leakage.formats import FORMATS
 from evalkit.leakage.scoring import Measure
 
-METHODS = {
+ON_OPTIONS = {
     "published": "flagged fraction of arXiv 2409.01790 (scenarios a and b) beside its null floor",
     "order": "randomisation test on the publisher's option order: was the file seen?",
-    "source": "sharpness against swapped options and reference models: were the questions seen in any order?",
-    "item-order": "order of the items (texts): was the file seen?",
-    "tokens": "loss, zlib ratio, Min-K % and Min-K %++ against a control set (texts)",
-    "completion": "n-grams completed word for word against a control set (texts)",
-    "loss-gap": "loss against a rephrased or reference file (texts)",
-    "context-gain": "whether other records in front help less than they should (CoDeC, texts)",
+    "source": "sharpness against swapped options and reference models: was the source seen in any order?",
 }
-"""Detectors by name; those on texts are for benchmarks without options of their own."""
+"""Detectors for benchmarks whose records have options of their own."""
+
+ON_TEXTS = {
+    "item_order": "are records likelier in the file's order than in others: was the file seen?",
+    "token_battery": "loss, zlib ratio, Min-K % and Min-K %++ against a control set; no evidence alone",
+    "completion": "n-grams completed word for word, against a control set; no evidence alone",
+    "loss_gap": "loss against a rephrased or reference file; no evidence alone",
+    "context_gain": "records that others in front make less likely (CoDeC), against a control set; the same",
+}
+"""Detectors for all others."""
+
+METHODS = ON_OPTIONS | ON_TEXTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +83,10 @@ class LeakageOptions:
             "references": list(self.references),
             "engine": dict(self.engine),
         }
+
+    def chosen(self, known: Mapping[str, str]) -> list[str] | None:
+        """Those of some methods that were asked for by name; None if no method was."""
+        return [name for name in known if name in self.methods] if self.methods else None
 
     def wants(self, method: str) -> bool:
         """Whether a method was asked for, by name or by naming none."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,17 @@ from evalkit._version import __version__
 from evalkit.backends.base import Backend
 from evalkit.data.source import DataSource, recorded_source
 from evalkit.errors import UsageError
-from evalkit.leakage import texts
 from evalkit.leakage.analysis import LEADS_FDR, Evidence, Reference, analyse, conclude
 from evalkit.leakage.benchmark import Benchmark, load
 from evalkit.leakage.files import read_scores, write_scores
 from evalkit.leakage.fraction import leads
 from evalkit.leakage.measuring import Measurer
-from evalkit.leakage.options import LeakageOptions
+from evalkit.leakage.options import ON_OPTIONS, ON_TEXTS, LeakageOptions
 from evalkit.leakage.order_test import ranks
+from evalkit.leakage.records import Text, benchmark_texts, read_texts
 from evalkit.leakage.scores import PermutationScores
 from evalkit.leakage.scoring import gate_requests
+from evalkit.leakage.texts import examine
 from evalkit.manifest import now, refuse_differences
 from evalkit.reports.contamination import markdown
 from evalkit.runner import Progress, Silent, check_output, peak_memory
@@ -61,7 +63,7 @@ def run(
     for benchmark in benchmarks:
         _check_examinable(benchmark, options)
     references = [open_reference(Path(folder)) for folder in options.references]
-    inputs = texts.load_inputs(options.control, options.rephrased, source)
+    compared = _texts_to_compare(options, source, benchmarks)
 
     progress.stage(f"loading {options.model}")
     backend = load_backend()
@@ -79,7 +81,9 @@ def run(
     with interruptible(store):
         store.begin(manifest)
         measurer = Measurer(backend, store, options, progress)
-        evidence = [_examine(b, backend, measurer, references, inputs, options, progress) for b in benchmarks]
+        evidence = [
+            _examine(b, backend, measurer, references, compared, options, progress) for b in benchmarks
+        ]
         cost = {
             "tokens_logical": sum(e.tokens_logical for e in evidence),
             "tokens_computed": backend.usage.tokens_computed,
@@ -160,13 +164,12 @@ def _examine(
     backend: Backend,
     measurer: Measurer,
     references: Sequence[Reference],
-    inputs: texts.Inputs,
+    compared: Compared,
     options: LeakageOptions,
     progress: Progress,
 ) -> Evidence:
     if not benchmark.is_multiple_choice:
-        found = texts.examine(backend, benchmark, inputs, options, progress)
-        return Evidence.of_texts(benchmark, found)
+        return Evidence.of_texts(benchmark, _examine_texts(benchmark, backend, compared, options, progress))
     assert benchmark.order is not None
     measured = measurer.benchmark(benchmark, shuffled=benchmark.order.random)
     controls = None
@@ -175,9 +178,92 @@ def _examine(
     return Evidence.measured(benchmark, measured, controls, references)
 
 
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """Texts that a benchmark's own are compared with."""
+
+    control: list[Text] | None
+    rephrased: list[Text] | None
+
+
+def _texts_to_compare(
+    options: LeakageOptions, source: DataSource, benchmarks: Sequence[Benchmark]
+) -> Compared:
+    given = options.control or options.rephrased
+    if given and all(b.is_multiple_choice for b in benchmarks):
+        raise UsageError(
+            f"'{given}': --control and --rephrased are for benchmarks of texts; options are compared with "
+            "swapped ones (--controls) and with other models (--reference)"
+        )
+    return Compared(
+        _texts(options.control, source, options.limit), _texts(options.rephrased, source, options.limit)
+    )
+
+
+def _texts(given: str | None, source: DataSource, limit: int | None) -> list[Text] | None:
+    """Texts of a file of JSON lines, or of a task."""
+    if given is None:
+        return None
+    if (path := Path(given)).is_file():
+        return read_texts(path)
+    if path.suffix in (".jsonl", ".json"):
+        raise UsageError(
+            f"'{given}' does not exist; give a file of JSON lines, or a task such as gsm8k:train"
+        )
+    benchmarks = load(given, source, split=None, subsets=(), limit=limit)
+    return [text for b in benchmarks if b.task is not None for text in benchmark_texts(b.task, b.samples)]
+
+
+def _examine_texts(
+    benchmark: Benchmark,
+    backend: Backend,
+    compared: Compared,
+    options: LeakageOptions,
+    progress: Progress,
+) -> dict[str, Any]:
+    assert benchmark.task is not None
+    texts = benchmark_texts(benchmark.task, benchmark.samples)
+    stages = _Stages(benchmark.name, backend, progress)
+    found = examine(
+        backend,
+        texts,
+        compared.control,
+        compared.rephrased,
+        options.chosen(ON_TEXTS),
+        options.seed,
+        stages,
+    )
+    progress.finish()
+    return found | {"n_texts": len(texts)}
+
+
+class _Stages:
+    """Shows the stages of the detectors on texts one after another."""
+
+    def __init__(self, name: str, backend: Backend, progress: Progress) -> None:
+        self._name, self._backend, self._progress = name, backend, progress
+        self._stage, self._done = "", 0
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        if stage != self._stage:
+            self._progress.finish()
+            self._progress.start(f"{self._name}: {stage}", total, 0)
+            self._stage, self._done = stage, 0
+        for _ in range(self._done, done):
+            self._progress.advance(0, self._backend.usage.tokens_computed)
+        self._done = done
+
+
 def _check_examinable(benchmark: Benchmark, options: LeakageOptions) -> None:
+    known = ON_OPTIONS if benchmark.is_multiple_choice else ON_TEXTS
+    if options.chosen(known) == []:
+        raise UsageError(
+            f"{benchmark.name}: none of the methods asked for ({', '.join(options.methods)}) applies to it; "
+            f"these do: {', '.join(known)}"
+        )
     if not benchmark.is_multiple_choice:
-        texts.check(benchmark, options)
+        assert benchmark.task is not None
+        benchmark_texts(benchmark.task, benchmark.samples[:1])
     elif not benchmark.items:
         why = ", ".join(f"{n} {reason}" for reason, n in benchmark.excluded.items()) or "it has no items"
         raise UsageError(f"{benchmark.name}: no item can be examined ({why})")
