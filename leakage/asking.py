@@ -48,7 +48,7 @@ def fitted(tokenizer: Tokenizer, texts: Sequence[str], window: int) -> list[str]
 
 
 def _cut(tokenizer: Tokenizer, text: str, window: int) -> str:
-    # A character is at least a fraction of a token, and a byte never more than one.
+    # A character takes four tokens at most, one per byte: shorter texts need no counting.
     while len(text) > window // 4 and (n := len(tokenizer.encode([text])[0])) > window - 1:
         text = text[: min(len(text) - 1, len(text) * (window - 1) // n)]
     return text
