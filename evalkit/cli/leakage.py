@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -205,6 +206,57 @@ def methods() -> None:
 
     for name, description in METHODS.items():
         typer.echo(f"{name:14} {description}")
+
+
+@app.command("published")
+def published(
+    name: str = typer.Argument("orion-moe8x7b", help="Whose model card; see configs/published."),
+) -> None:
+    """Print the leakage table of a model card with its null floor beside it."""
+    from evalkit.leakage.published_cards import markdown
+
+    typer.echo(markdown(name))
+
+
+@app.command("power")
+def power(
+    n: int = typer.Option(..., help="Items of the benchmark."),
+    options: int = typer.Option(4, help="Options of an item."),
+    sensitivity: float = typer.Option(
+        0.262,
+        help="Chance that a leaked item's published order ranks first (0.262: one exposure, as published).",
+    ),
+    alpha: float = typer.Option(0.01, help="Level of the test."),
+) -> None:
+    """Say what the option-order test could see with so many items.
+
+    \b
+    Examples:
+      evalkit leakage power --n 11582
+      evalkit leakage power --n 200 --options 5 --sensitivity 0.54
+    """
+    from evalkit.leakage.power import detectable_fraction, items_needed
+
+    if n < 1 or not 2 <= options <= 5:
+        raise UsageError("--n must be at least 1 and --options 2 to 5")
+    m = math.factorial(options)
+    if not 1 / m < sensitivity <= 1 or not 0 < alpha < 1:
+        raise UsageError(f"--sensitivity must lie above chance (1/{m}) and up to 1, --alpha between 0 and 1")
+    detectable = detectable_fraction(n, sensitivity, alpha, m)
+    if detectable is None:
+        needed = items_needed(1.0, sensitivity, alpha, m)
+        typer.echo(f"{n:,} items could not show that even all of them leaked; {needed:,} could.")
+    else:
+        typer.echo(
+            f"{n:,} items show a leaked fraction of {100 * detectable:.2f} % or more with probability 80 % "
+            f"(level {alpha:g})."
+        )
+    typer.echo("\nleaked fraction   items needed")
+    for fraction in (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01):
+        needed = items_needed(fraction, sensitivity, alpha, m)
+        typer.echo(
+            f"{100 * fraction:13.0f} %   {'more than two million' if needed is None else f'{needed:,}'}"
+        )
 
 
 def _annotate(into: Path | None, document: Mapping[str, Any], folder: Path) -> None:
