@@ -12,12 +12,12 @@ from evalkit.leakage.benchmark import Benchmark
 from evalkit.leakage.fraction import leads, leaked_fraction
 from evalkit.leakage.items import Item
 from evalkit.leakage.measuring import Measured
-from evalkit.leakage.multiplicity import average_e, p_to_e
+from evalkit.leakage.multiplicity import average_e, p_needed, p_to_e
 from evalkit.leakage.natural_order import OrderDiagnostic, conditional_order_test, fit_publisher
 from evalkit.leakage.options import LeakageOptions
 from evalkit.leakage.order_test import Ranks, by_subset, order_test, rank_difference, ranks
 from evalkit.leakage.parity import published_table
-from evalkit.leakage.power import ONE_EXPOSURE, detectable_fraction
+from evalkit.leakage.power import detectable_fraction, one_exposure
 from evalkit.leakage.scores import PermutationScores
 from evalkit.leakage.sequential import EProcess
 from evalkit.leakage.source_exposure import source_exposure
@@ -174,11 +174,31 @@ def conclude(
     """Judge all benchmarks together and put the document's main part together."""
     tasks = {name: entry for name, (entry, _) in found.items()}
     hypotheses = [one for _, some in found.values() for one in some]
+    for entry in tasks.values():
+        if entry.get("leads") is not None:
+            entry["power"] = _power(entry, len(hypotheses), options.alpha)
     judged = verdicts(hypotheses, tasks, alpha=options.alpha, smallest=options.smallest)
     for name, entry in tasks.items():
         entry["verdict"] = judged[name]
     procedure = {"procedure": "e-BH", "alpha": options.alpha, "hypotheses": len(hypotheses)}
     return {"tasks": tasks, "multiplicity": procedure}
+
+
+_E_VALUES = 3
+"""The order test's e-value is the mean of so many; one of them alone may have to carry it."""
+
+
+def level_needed(n_hypotheses: int, alpha: float) -> float:
+    """The p-value at which the order test alone is a discovery among so many hypotheses."""
+    return p_needed(_E_VALUES * max(1, n_hypotheses) / alpha)
+
+
+def _power(entry: Mapping[str, Any], n_hypotheses: int, alpha: float) -> dict[str, Any]:
+    """The leaked fraction that the verdict would have found with probability 0.8."""
+    m = int(max(entry["n_permutations"], key=entry["n_permutations"].__getitem__))
+    level, sensitivity = level_needed(n_hypotheses, alpha), one_exposure(1 / m)
+    detectable = detectable_fraction(entry["n_items"], sensitivity, level, m)
+    return {"detectable": detectable, "sensitivity": sensitivity, "level": level}
 
 
 def _orders(scores: PermutationScores) -> dict[str, int]:
@@ -235,9 +255,6 @@ def _order(evidence: Evidence, options: LeakageOptions, entry: dict[str, Any]) -
         for name, test in (by_subset(found).items() if diagnosis.random else ())
     }
     entry["leads"] = [asdict(lead) for lead in leads(found, evidence.scores, LEADS_FDR)]
-    m = Counter(found.n_orders.tolist()).most_common(1)[0][0]
-    detectable = detectable_fraction(len(found), ONE_EXPOSURE, options.alpha, m)
-    entry["power"] = {"detectable": detectable, "sensitivity": ONE_EXPOSURE, "alpha": options.alpha}
     return [Hypothesis(evidence.benchmark.name, FILE_LEAK, e, p)]
 
 
@@ -254,8 +271,9 @@ def _exact(
         p, e = min(1.0, math.exp(-process.log_value)), process.value
         ci95 = (0.0, float(evidence.sequential["upper_fraction"]))
     else:
-        p = order_test(found).p
-        e = average_e([process.value, _finite(float(p_to_e([p])[0]))])
+        test = order_test(found)
+        p = test.p
+        e = average_e([process.value, *map(_finite, p_to_e([p, test.p_top]).tolist())])
     entry["methods"]["option order"] = _order_method(found, p, e, _reads(e, options))
     entry["fraction"] = {
         "value": fraction.value,

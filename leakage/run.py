@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,15 +16,16 @@ from evalkit._version import __version__
 from evalkit.backends.base import Backend
 from evalkit.data.source import DataSource, recorded_source
 from evalkit.errors import UsageError
-from evalkit.leakage.analysis import LEADS_FDR, Evidence, Reference, analyse, conclude
+from evalkit.leakage.analysis import LEADS_FDR, Evidence, Reference, analyse, conclude, level_needed
 from evalkit.leakage.benchmark import Benchmark, load
 from evalkit.leakage.files import read_scores, write_scores
 from evalkit.leakage.fraction import leads
 from evalkit.leakage.measuring import Measurer
 from evalkit.leakage.options import ON_OPTIONS, ON_TEXTS, LeakageOptions
 from evalkit.leakage.order_test import ranks
+from evalkit.leakage.power import items_needed, one_exposure
 from evalkit.leakage.records import Text, benchmark_texts, read_texts
-from evalkit.leakage.scores import PermutationScores
+from evalkit.leakage.scores import MOST_PERMUTED, PermutationScores
 from evalkit.leakage.scoring import gate_requests
 from evalkit.leakage.texts import examine
 from evalkit.manifest import now, refuse_differences
@@ -207,9 +210,7 @@ def _texts(given: str | None, source: DataSource, limit: int | None) -> list[Tex
     if (path := Path(given)).is_file():
         return read_texts(path)
     if path.suffix in (".jsonl", ".json"):
-        raise UsageError(
-            f"'{given}' does not exist; give a file of JSON lines, or a task such as gsm8k:train"
-        )
+        raise UsageError(f"'{given}' does not exist; give a file of JSON lines or a task")
     benchmarks = load(given, source, split=None, subsets=(), limit=limit)
     return [text for b in benchmarks if b.task is not None for text in benchmark_texts(b.task, b.samples)]
 
@@ -267,6 +268,21 @@ def _check_examinable(benchmark: Benchmark, options: LeakageOptions) -> None:
     elif not benchmark.items:
         why = ", ".join(f"{n} {reason}" for reason, n in benchmark.excluded.items()) or "it has no items"
         raise UsageError(f"{benchmark.name}: no item can be examined ({why})")
+    elif options.wants("order"):
+        _check_enough(benchmark, options.alpha)
+
+
+def _check_enough(benchmark: Benchmark, alpha: float) -> None:
+    """Refuse a benchmark on which the order test could show nothing even if every item had leaked."""
+    n_options = Counter(len(item.options) for item in benchmark.items).most_common(1)[0][0]
+    chance = 1 / math.factorial(min(n_options, MOST_PERMUTED))
+    needed = items_needed(1.0, one_exposure(chance), level_needed(1, alpha), round(1 / chance))
+    if needed is not None and len(benchmark.items) < needed:
+        raise UsageError(
+            f"{benchmark.name}: the order test needs at least {needed} items with {n_options} options to show "
+            f"anything, and {len(benchmark.items)} are there; raise --limit, examine more subsets, or leave the "
+            "test out (--method published)"
+        )
 
 
 def _check_capable(backend: Backend) -> None:

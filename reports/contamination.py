@@ -82,10 +82,17 @@ def headlines(document: Json) -> Iterator[Headline]:
             verdict=task["verdict"]["short"],
             p_file=_p(task["verdict"].get("p_file")),
             fraction=_with_interval(fraction),
-            sees=NONE if task.get("power") is None else f"≥ {100 * task['power']['detectable']:.1f} %",
+            sees=_sees(task.get("power")),
             flagged=_percent(published.get("flagged")),
             floor=_percent(published.get("null_floor")),
         )
+
+
+def _sees(power: Json | None) -> str:
+    if power is None:
+        return NONE
+    detectable = power["detectable"]
+    return "nothing" if detectable is None else f"≥ {100 * detectable:.1f} %"
 
 
 def _multiplicity(procedure: Json) -> str:

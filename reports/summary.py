@@ -36,6 +36,8 @@ class Headline:
     unfinished: str
     ties: str
     close_calls: str
+    contamination: str
+    """Verdict on the benchmark, where it was examined."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,7 @@ def markdown(results: Json, manifest: Json | None = None) -> str:
         warnings=list(warnings(results, manifest)),
         rows=list(headlines(results)),
         notes=list(notes(results)),
+        contamination=list(contamination(results)),
         tasks=tasks,
         facts=list(_facts(results)),
     )
@@ -98,7 +101,8 @@ def terminal(results: Json) -> RenderableType:
 
 def headlines(results: Json) -> Iterator[Headline]:
     """One line per task and metric; a task without metrics still has one."""
-    for task in results["tasks"].values():
+    verdicts = results.get("leakage", {}).get("tasks", {})
+    for name, task in results["tasks"].items():
         counters = task["counters"]
         for metric, estimate in (task["metrics"] or {NONE: None}).items():
             yield Headline(
@@ -114,6 +118,7 @@ def headlines(results: Json) -> Iterator[Headline]:
                 unfinished=_count(counters.get("unfinished", 0)),
                 ties=_count(counters["ties"]),
                 close_calls=_close_calls(task),
+                contamination=verdicts[name]["verdict"]["short"] if name in verdicts else NONE,
             )
 
 
@@ -126,6 +131,22 @@ def notes(results: Json) -> Iterator[str]:
         file = task.get("submission")
         where = f"a submission file was written to {file}" if file else "predictions are in samples.parquet"
         yield f"{name}: no score, the labels of this split are not public; {where}."
+
+
+def contamination(results: Json) -> Iterator[str]:
+    """The verdicts of `evalkit leakage`, where there are some, and what contamination is worth."""
+    for name, task in results.get("leakage", {}).get("tasks", {}).items():
+        clean = task.get("clean_score")
+        if not clean or not clean["n_with_evidence"]:
+            yield f"{name}: {task['verdict']['sentence']}"
+            continue
+        low, high = clean["inflation_points"]["ci95"]
+        yield (
+            f"{name}: {task['verdict']['sentence']} Without the {clean['n_with_evidence']:,} items there is "
+            f"evidence against, the score is {_with_interval(clean['clean'])} instead of "
+            f"{100 * clean['all']['value']:.2f}: {clean['inflation_points']['value']:+.2f} points "
+            f"[{low:+.2f}, {high:+.2f}]."
+        )
 
 
 def warnings(results: Json, manifest: Json | None = None) -> Iterator[str]:

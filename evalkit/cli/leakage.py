@@ -235,11 +235,12 @@ def power(
       evalkit leakage power --n 11582
       evalkit leakage power --n 200 --options 5 --sensitivity 0.54
     """
-    from evalkit.leakage.power import detectable_fraction, items_needed
+    from evalkit.leakage.power import detectable_fraction, items_needed, one_exposure
 
     if n < 1 or not 2 <= options <= 5:
         raise UsageError("--n must be at least 1 and --options 2 to 5")
     m = math.factorial(options)
+    sensitivity = one_exposure(1 / m) if sensitivity is None else sensitivity
     if not 1 / m < sensitivity <= 1 or not 0 < alpha < 1:
         raise UsageError(f"--sensitivity must lie above chance (1/{m}) and up to 1, --alpha between 0 and 1")
     detectable = detectable_fraction(n, sensitivity, alpha, m)

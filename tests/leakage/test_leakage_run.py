@@ -1,12 +1,14 @@
 """Whole leakage runs on the mock engine: what is written, resumed, refused and concluded."""
 
 import json
+import random
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from helpers import CMMLU_COLUMNS, UnrulyBackend, cli, failing, mock_run, stopping, write_ceval, write_csv
 
 from evalkit.backends.base import Capabilities
 from evalkit.backends.mock import MockBackend
@@ -16,8 +18,9 @@ from evalkit.leakage.options import LeakageOptions
 from evalkit.leakage.run import analyse_again, run
 from evalkit.store import RunStore
 from evalkit.types import Response, ScoreResponse
-from helpers import UnrulyBackend, cli, failing, mock_run, stopping, write_ceval, write_cmmlu
 
+WORDS = ("red", "violet", "green and blue", "a kind of grey", "black")
+MOCK = ("--model", "mock", "--backend", "mock", "--tasks", "cmmlu")
 TASK = "cmmlu@official:test:5shot"
 
 
@@ -41,10 +44,22 @@ def examine(
     return run(options, open_source(str(data), offline=True), lambda: engine, RunStore(output), resume=resume)
 
 
+def write_exam(root: Path, sizes: dict[str, int]) -> Path:
+    """CMMLU's layout, with options in random order."""
+    generator = random.Random(0)
+    for subject, size in sizes.items():
+        rows = []
+        for i in range(size):
+            options = [f"{generator.choice(WORDS)} {x}{i}" for x in "abcd"]
+            generator.shuffle(options)
+            rows.append((str(i), f"{subject} {i}?", *options, "A"))
+        write_csv(root / f"CMMLU/data/test/{subject}.csv", CMMLU_COLUMNS, rows)
+    return root
+
+
 @pytest.fixture(scope="module")
 def exam(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two whole subjects would not be the whole benchmark: only they are asked for."""
-    return write_cmmlu(tmp_path_factory.mktemp("exam"), {"agronomy": 60, "anatomy": 60})
+    return write_exam(tmp_path_factory.mktemp("exam"), {"agronomy": 60, "anatomy": 60})
 
 
 @pytest.fixture(autouse=True)
@@ -65,7 +80,15 @@ class TestWhatIsWritten:
         task = document["tasks"][TASK]
         assert (task["n_items"], task["n_permutations"]) == (120, {"24": 120})
         for found in task["methods"].values():
-            assert {"statistic", "threshold", "flagged", "null_floor", "p_value", "ci95", "verdict"} <= found.keys()
+            assert {
+                "statistic",
+                "threshold",
+                "flagged",
+                "null_floor",
+                "p_value",
+                "ci95",
+                "verdict",
+            } <= found.keys()
         rows = pq.read_table(tmp_path / "run/permutations.parquet").to_pylist()
         assert len(rows) == 120
         assert all(len(row["logprobs"]) == 24 and row["task"] == TASK for row in rows)
@@ -78,17 +101,19 @@ class TestWhatIsWritten:
 
     def test_other_records_are_noticed(self, exam: Path, tmp_path: Path) -> None:
         examine(tmp_path / "run", exam)
-        other = write_cmmlu(tmp_path / "other", {"agronomy": 60, "anatomy": 61})
+        other = write_exam(tmp_path / "other", {"agronomy": 60, "anatomy": 61})
         with pytest.raises(UsageError, match="the records are not what"):
             analyse_again(tmp_path / "run", open_source(str(other), offline=True))
 
     def test_what_is_left_out_is_counted(self, tmp_path: Path) -> None:
-        data = write_cmmlu(tmp_path / "data", {"agronomy": 40})
+        data = write_exam(tmp_path / "data", {"agronomy": 60})
         file = data / "CMMLU/data/test/agronomy.csv"
-        file.write_text(file.read_text().replace("option a 3,option b 3,option c 3,option d 3", "x,x,x,x"))
+        lines = file.read_text().splitlines()
+        lines[4] = "3,why,x,x,x,x,A"
+        file.write_text("\n".join(lines) + "\n")
         document = examine(tmp_path / "run", data)
         assert document["tasks"][TASK]["excluded"] == {"fewer than two distinct options": 1}
-        assert document["tasks"][TASK]["n_items"] == 39
+        assert document["tasks"][TASK]["n_items"] == 59
         assert "fewer than two distinct options" in (tmp_path / "run/leakage.md").read_text()
 
 
@@ -96,8 +121,8 @@ class TestVerdicts:
     def test_a_memorised_file_is_a_file_leak(self, exam: Path, tmp_path: Path) -> None:
         task = examine(tmp_path / "run", exam, leaky())["tasks"][TASK]
         assert task["verdict"]["kind"] == "file leak"
-        assert task["methods"]["option order"]["p_value"] < 1e-100
-        assert task["fraction"]["ci95"][0] > 0.9
+        assert task["methods"]["option order"]["p_value"] < 1e-20
+        assert task["fraction"]["ci95"][0] > 0.05
         assert task["fraction"]["ci95"][1] == 1.0
 
     def test_a_model_that_knows_nothing_is_not_called_clean(self, exam: Path, tmp_path: Path) -> None:
@@ -105,9 +130,7 @@ class TestVerdicts:
         assert task["verdict"]["kind"] == "inconclusive"
         sees = 100 * task["power"]["detectable"]
         assert task["verdict"]["short"] == f"inconclusive (this run could have seen ≥ {sees:.1f} %)"
-        assert "clean" not in (tmp_path / "run/leakage.md").read_text().replace("model is\nclean", "").replace(
-            "is clean", ""
-        )
+        assert "clean" not in task["verdict"]["sentence"]
 
     def test_enough_items_allow_to_speak_of_no_evidence(self, exam: Path, tmp_path: Path) -> None:
         task = examine(tmp_path / "run", exam, smallest=0.6)["tasks"][TASK]
@@ -160,9 +183,9 @@ class TestResuming:
 class TestReferences:
     def test_a_reference_is_told_beside_the_model(self, exam: Path, tmp_path: Path) -> None:
         examine(tmp_path / "old", exam, MockBackend("old"), controls=60)
-        task = examine(
-            tmp_path / "run", exam, leaky(), controls=60, references=(str(tmp_path / "old"),)
-        )["tasks"][TASK]
+        task = examine(tmp_path / "run", exam, leaky(), controls=60, references=(str(tmp_path / "old"),))[
+            "tasks"
+        ][TASK]
         assert task["methods"]["ranks beside old"]["p_value"] < 1
         assert task["methods"]["source exposure"]["e_value"] is not None
 
@@ -215,20 +238,20 @@ class TestRefusals:
 
 class TestCleanScore:
     def test_verdict_and_score_on_clean_items_reach_the_run(self, exam: Path, tmp_path: Path) -> None:
-        mock_run(tmp_path / "run", data=exam)
-        options = ("--model", "mock", "--backend", "mock", "--data", exam, "--tasks", "cmmlu", "--controls", "0")
+        mock_run(tmp_path / "run", data=exam, shots=0)
+        options = (*MOCK, "--data", exam, "--controls", "0")
         ran = cli("leakage", "run", *options, "--output", tmp_path / "leak", "--into", tmp_path / "run", "-q")
         assert ran.code == 0, ran.err
         results = json.loads((tmp_path / "run/results.json").read_text())
-        found = results["leakage"]["tasks"][TASK]
+        found = results["leakage"]["tasks"]["cmmlu@official:test:0shot"]
         assert found["clean_score"]["all"]["n"] == 120
         report = (tmp_path / "run/report.md").read_text()
         assert "Contamination" in report
         assert found["verdict"]["short"] in report
 
     def test_a_run_of_another_model_is_refused(self, exam: Path, tmp_path: Path) -> None:
-        mock_run(tmp_path / "run", data=exam, backend=MockBackend("other"))
-        options = ("--model", "mock", "--backend", "mock", "--data", exam, "--tasks", "cmmlu", "--controls", "0")
+        mock_run(tmp_path / "run", data=exam, shots=0, backend=MockBackend("other"))
+        options = (*MOCK, "--data", exam, "--controls", "0")
         ran = cli("leakage", "run", *options, "--output", tmp_path / "leak", "--into", tmp_path / "run", "-q")
         assert ran.code == 2
         assert "other" in ran.err
@@ -236,8 +259,7 @@ class TestCleanScore:
 
 class TestCommandLine:
     def test_the_document_alone_on_stdout(self, tmp_path: Path) -> None:
-        ran = cli("leakage", "run", "--model", "mock", "--backend", "mock", "--tasks", "cmmlu", "--data", "sample",
-                  "--json", "--output", tmp_path / "run")  # fmt: skip
+        ran = cli("leakage", "run", *MOCK, "--data", "sample", "--json", "--output", tmp_path / "run")
         assert ran.code == 0, ran.err
         assert json.loads(ran.out)["tasks"]
 
