@@ -3,8 +3,8 @@
 The same items of a multiple-choice benchmark, every order of their options, the log-probability of the
 option block: by evalkit's shared-prefix trie, by plain right-padded batches of whole texts (at the best of
 several batch sizes, chosen on a first item) and by one plain forward per order, as the published method does.
-All in one process, alternating; tokenising and loading are left out of the time, for all sides alike. The last
-table says how many items a sequential run needs, in simulation, for several leaked fractions.
+All in one process, alternating; tokenising and loading are left out of the time, for all sides alike. The
+last table says how many items a sequential run needs, in simulation, for several leaked fractions.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from evalkit.leakage.options import LeakageOptions
 from evalkit.leakage.order_test import Ranks, by_subset, order_test, rank_difference, ranks
 from evalkit.leakage.parity import published_table
 from evalkit.leakage.power import detectable_fraction, one_exposure
+from evalkit.leakage.published import SCENARIO_B_THRESHOLDS
 from evalkit.leakage.scores import PermutationScores
 from evalkit.leakage.sequential import EProcess
 from evalkit.leakage.source_exposure import source_exposure
@@ -340,22 +341,30 @@ def _source(evidence: Evidence, options: LeakageOptions, entry: dict[str, Any]) 
         for r in evidence.references
         if name in r.scores and name in r.controls
     ]
-    if not len(evidence.controls):
+    if len(evidence.controls) < 2:
         return []
     found = source_exposure(evidence.scores, evidence.controls, pairs, options.seed)
-    e = _finite(float(p_to_e([found.p])[0]))
+    e = _finite(float(p_to_e([found.peak.p])[0]))
     entry["methods"]["source exposure"] = method(
-        statistic=found.excess,
-        ci95=found.ci95,
-        p_value=found.p,
+        statistic=found.peak.value,
+        ci95=found.peak.ci95,
+        p_value=found.peak.p,
         e_value=e if pairs else None,
         verdict=_reads(e, options) if pairs else "no claim without --reference",
+        effect_sd=found.effect,
         controlled=found.controlled,
         n=found.n,
-        flagged_excess=found.flagged_excess,
-        flagged_excess_ci95=list(found.flagged_ci95),
     )
-    return [Hypothesis(name, SOURCE_EXPOSURE, e, found.p)] if pairs else []
+    entry["methods"]["source exposure, flagged beyond controls"] = method(
+        statistic=found.flagged.value,
+        threshold=SCENARIO_B_THRESHOLDS[0],
+        flagged=found.flagged_benchmark,
+        ci95=found.flagged.ci95,
+        null_floor=found.flagged_control,
+        p_value=found.flagged.p,
+        verdict="for comparison",
+    )
+    return [Hypothesis(name, SOURCE_EXPOSURE, e, found.peak.p)] if pairs else []
 
 
 def _of_texts(evidence: Evidence, entry: dict[str, Any]) -> tuple[dict[str, Any], list[Hypothesis]]:

@@ -62,7 +62,7 @@ class Measurer:
     def controls(self, benchmark: Benchmark, measured: Measured) -> Measured:
         """Score items again with options swapped between items of their subset."""
         scored = {(item.subset, item.sample_id) for item in measured.scores.items}
-        counterparts = swapped(benchmark.items, self._options.seed).items
+        counterparts = swapped(benchmark.items, self._options.seed)
         wanted = [item for item in counterparts if (item.subset, item.sample_id) in scored]
         chosen = _spread(wanted, self._options.controls, self._options.seed)
         found = self._score(

@@ -82,7 +82,7 @@ def items_needed(
 
 
 def one_exposure(chance: float) -> float:
-    """Sensitivity after one exposure for items whose first rank has another chance than 1/24: recall or luck."""
+    """Sensitivity after one exposure, for items whose first rank has this chance: recall or luck."""
     return chance + RECALL * (1 - chance)
 
 

@@ -279,9 +279,9 @@ def _check_enough(benchmark: Benchmark, alpha: float) -> None:
     needed = items_needed(1.0, one_exposure(chance), level_needed(1, alpha), round(1 / chance))
     if needed is not None and len(benchmark.items) < needed:
         raise UsageError(
-            f"{benchmark.name}: the order test needs at least {needed} items with {n_options} options to show "
-            f"anything, and {len(benchmark.items)} are there; raise --limit, examine more subsets, or leave the "
-            "test out (--method published)"
+            f"{benchmark.name}: the order test needs at least {needed} items with {n_options} options to "
+            f"show anything, and {len(benchmark.items)} are there; raise --limit, examine more subsets, or "
+            "leave the test out (--method published)"
         )
 
 

@@ -89,8 +89,8 @@ class Stopping:
         Args:
             alpha: level of the evidence.
             fraction: leaked fraction that is small enough not to look for.
-            sensitivity: probability that a leaked item's published order is the first, at the least; None takes
-                that after `one_exposure`.
+            sensitivity: probability that a leaked item's published order is the first, at the least; None
+                takes that after `one_exposure`.
             level: confidence with which `fraction` is ruled out.
         """
         self.process = EProcess()
