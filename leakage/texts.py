@@ -73,7 +73,7 @@ def examine(
 
 
 class _Subject:
-    """A benchmark's texts and what they are compared with; whatever is measured is measured once."""
+    """A benchmark's texts, what they are compared with, and what several methods read."""
 
     def __init__(
         self,
@@ -120,8 +120,15 @@ class _Subject:
     def blind(self) -> Blind:
         return blind([t.text for t in self.texts], [t.text for t in self.control], self.seed)
 
-    def losses(self, texts: Sequence[Text], stage: str) -> Floats:
-        """Loss of each text in nats per token; an engine need not tell more than scores for it."""
+    @property
+    def losses(self) -> Floats:
+        """Loss of each text in nats per token."""
+        if self.backend.capabilities.no_token_stats is None:
+            return np.array([-s.logprob.mean() for s in self.stats])
+        return self.losses_of(self.texts, "texts")
+
+    def losses_of(self, texts: Sequence[Text], stage: str) -> Floats:
+        """Loss of each of some texts; an engine need not tell more than scores for it."""
         requests = self._requests(texts)
         n_tokens = [request.n_scored(0) for request in requests]
         return np.asarray(-logprobs(self.backend, requests, self.stage(stage)) / n_tokens, np.float64)
@@ -170,8 +177,8 @@ def _completion(subject: _Subject) -> dict[str, Any]:
 def _loss_gap(subject: _Subject) -> dict[str, Any]:
     reference = subject.reference
     found = loss_gap(
-        subject.losses(subject.texts, "texts").tolist(),
-        subject.losses(reference, "reference texts").tolist(),
+        subject.losses.tolist(),
+        subject.losses_of(reference, "reference texts").tolist(),
         [text.id for text in subject.texts],
         [text.id for text in reference],
         subject.seed,

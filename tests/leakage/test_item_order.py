@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from evalkit.backends.base import Capabilities
 from evalkit.backends.mock import MockBackend
 from evalkit.errors import UsageError
 from evalkit.leakage.item_order import N_ORDERS, SEPARATOR, item_order_test, order_scores, shards
@@ -26,6 +27,7 @@ class Reader(MockBackend):
 
     def __init__(self, *documents: str, longest: int = 8) -> None:
         super().__init__("reader")
+        self.capabilities = Capabilities(no_token_stats="it only counts")
         self._longest = longest
         self._counts: Counter[tuple[int, ...]] = Counter()
         self._contexts: Counter[tuple[int, ...]] = Counter()
