@@ -1,0 +1,1 @@
+"""Detectors tried where the truth is known: simulated, planted and trained."""
