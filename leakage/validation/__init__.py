@@ -1,1 +1,1 @@
-"""Detectors tried where the truth is known: simulated, planted and trained."""
+"""Detectors on data of which it is known what leaked."""
