@@ -1,1 +1,0 @@
-"""Detectors on data of which it is known what leaked."""
