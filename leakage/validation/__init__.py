@@ -1,0 +1,1 @@
+"""Detectors on data of which it is known what leaked."""
