@@ -1,0 +1,119 @@
+"""What planted items say of the detectors, from saved scores alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import stats
+
+from evalkit.leakage import lattice
+from evalkit.leakage.order_test import Ints, Statistic, clopper_pearson, order_test, rank_scores, ranks
+from evalkit.leakage.scores import Floats, PermutationScores
+from evalkit.leakage.validation.detectors import DETECTORS, curve, detect, separation
+
+STATISTICS: tuple[Statistic, ...] = ("residual", "raw")
+FRACTIONS = (1.0, 0.5, 0.1)
+SIZES = (10, 25, 50, 100, 150)
+ALPHA = 0.01
+REPLICATES = 1000
+_SET = 50
+"""Items of a random set of unexposed ones."""
+_POINTS = 25
+"""Points of a curve that is stored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exposed:
+    """Scores of items of which some were trained on."""
+
+    scores: PermutationScores
+    member: NDArray[np.bool_]
+    """Shape (N,)."""
+
+
+def order_tests(draws: Sequence[Exposed]) -> dict[str, Any]:
+    """The order test of each draw's members and unseen half, and how often a published order is first."""
+    found = {}
+    for statistic in STATISTICS:
+        ranked = [(ranks(draw.scores, statistic), draw.member) for draw in draws]
+        found[statistic] = {
+            "p_members": [order_test(all_.only(member)).p for all_, member in ranked],
+            "p_unseen": [order_test(all_.only(~member)).p for all_, member in ranked],
+            "top_members": proportion(np.concatenate([all_.top[member] for all_, member in ranked])),
+            "top_unseen": proportion(np.concatenate([all_.top[~member] for all_, member in ranked])),
+        }
+    return found
+
+
+def detections(draws: Sequence[Exposed]) -> dict[str, Any]:
+    """How well each detector separates members from the unseen, over all draws together, with its ROC curve."""
+    member = np.concatenate([draw.member for draw in draws])
+    found = {}
+    for name in DETECTORS:
+        values = np.concatenate([detect(draw.scores, name) for draw in draws])
+        exposed, unseen = values[member], values[~member]
+        false, true = curve(exposed, unseen)
+        grid = np.linspace(0, 1, _POINTS)
+        found[name] = {**separation(exposed, unseen), "roc": np.interp(grid, false, true).round(4).tolist()}
+    return found
+
+
+def power(draws: Sequence[Exposed], rng: np.random.Generator) -> list[dict[str, Any]]:
+    """Share of random data sets with p <= 0.01, by number of items and share of members among them.
+
+    A data set is drawn without replacement from the items of one draw.
+    """
+    found = []
+    for statistic in STATISTICS:
+        ranked = [(ranks(draw.scores, statistic).rank, draw.member) for draw in draws]
+        for n in SIZES:
+            for fraction in FRACTIONS:
+                p = p_values(np.stack([_mixed(*ranked[k % len(ranked)], n, fraction, rng) for k in range(500)]))
+                rate = {"power": float((p <= ALPHA).mean()), "median_p": float(np.median(p))}
+                found.append({"statistic": statistic, "n": n, "fraction": fraction, **rate})
+    return found
+
+
+def null(draws: Sequence[Exposed], rng: np.random.Generator) -> dict[str, Any]:
+    """Whether items nobody trained on look it: their ranks, and p-values of 1000 random sets of 50 of them.
+
+    The sets overlap, so that their p-values move together with what the whole pool happens to be: `ks_p` is
+    too small for a pool that is not many times larger than a set. `chi2_p`, over the items themselves, is not.
+    """
+    found: dict[str, Any] = {"set": _SET, "replicates": REPLICATES}
+    for statistic in STATISTICS:
+        rank = np.concatenate([ranks(draw.scores, statistic).rank[~draw.member] for draw in draws])
+        sets = np.stack([rng.choice(rank, _SET, replace=False) for _ in range(REPLICATES)])
+        p, m = p_values(sets), draws[0].scores.items[0].logprobs.size
+        found[statistic] = {
+            "n_items": int(rank.size),
+            "p_all": float(p_values(rank[None, :])[0]),
+            "chi2_p": float(stats.chisquare(np.bincount(rank - 1, minlength=m)).pvalue),
+            "ks_p": float(stats.kstest(p, "uniform").pvalue),
+            "rejected": float((p <= ALPHA).mean()),
+            "quantiles": np.quantile(p, np.linspace(0, 1, _POINTS)).round(4).tolist(),
+        }
+    return found
+
+
+def p_values(rank: Ints, m: int = 24) -> Floats:
+    """p-values of data sets of one size, the ones `order_test` gives, for ranks of shape (sets, items)."""
+    start, survival = lattice.survival([lattice.uniform(rank_scores(m), rank.shape[1])])
+    totals = rank_scores(m)[rank - 1].sum(axis=1)
+    return np.asarray(survival[np.maximum(totals - start, 0)], np.float64)
+
+
+def proportion(hits: NDArray[np.bool_]) -> dict[str, Any]:
+    """A share with its exact 95 % interval."""
+    n = int(hits.sum())
+    return {"value": n / hits.size, "ci95": clopper_pearson(n, hits.size), "n": int(hits.size)}
+
+
+def _mixed(rank: Ints, member: NDArray[np.bool_], n: int, fraction: float, rng: np.random.Generator) -> Ints:
+    planted = min(round(fraction * n), int(member.sum()))
+    seen = rng.choice(rank[member], planted, replace=False)
+    return np.concatenate([seen, rng.choice(rank[~member], n - planted, replace=False)])
