@@ -72,7 +72,9 @@ def power(draws: Sequence[Exposed], rng: np.random.Generator) -> list[dict[str, 
         ranked = [(ranks(draw.scores, statistic).rank, draw.member) for draw in draws]
         for n in SIZES:
             for fraction in FRACTIONS:
-                p = p_values(np.stack([_mixed(*ranked[k % len(ranked)], n, fraction, rng) for k in range(500)]))
+                p = p_values(
+                    np.stack([_mixed(*ranked[k % len(ranked)], n, fraction, rng) for k in range(500)])
+                )
                 rate = {"power": float((p <= ALPHA).mean()), "median_p": float(np.median(p))}
                 found.append({"statistic": statistic, "n": n, "fraction": fraction, **rate})
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,3 +66,18 @@ def load(path: Path) -> PermutationScores:
         orders = columns["orders"]
         items = tuple(ItemScores(str(subset), str(id_), orders, row) for subset, id_, row in keys)
         return PermutationScores(str(columns["task"]), items)
+
+
+def republished(scores: PermutationScores, generator: np.random.Generator) -> PermutationScores:
+    """The same scores with another order of each item, drawn at random, called the published one.
+
+    Needs items that were scored in all orders: nothing has to be scored again.
+    """
+    return PermutationScores(scores.task, tuple(_republished(item, generator) for item in scores.items))
+
+
+def _republished(item: ItemScores, generator: np.random.Generator) -> ItemScores:
+    row = {order.tobytes(): k for k, order in enumerate(item.orders)}
+    published = item.orders[generator.integers(len(item.orders))]
+    rows = [row[published[order].tobytes()] for order in item.orders]
+    return replace(item, logprobs=item.logprobs[rows])

@@ -85,9 +85,7 @@ def with_foreign_options(items: Sequence[Item], generator: np.random.Generator) 
     return tuple(_mismatched(i, items, by_subset[item.subset], generator) for i, item in enumerate(items))
 
 
-def _mismatched(
-    i: int, items: Sequence[Item], rows: Sequence[int], generator: np.random.Generator
-) -> Item:
+def _mismatched(i: int, items: Sequence[Item], rows: Sequence[int], generator: np.random.Generator) -> Item:
     others = [row for row in rows if row != i]
     order = [others[k] for k in generator.permutation(len(others))]
     columns = generator.permutation(4)

@@ -7,7 +7,6 @@ other items. After 1, 2, 3, 5 and 10 exposures all 300 are scored in all 24 orde
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,9 +18,10 @@ import numpy as np
 from evalkit.leakage.formats import ni2024
 from evalkit.leakage.items import Item
 from evalkit.leakage.scores import PermutationScores
-from evalkit.leakage.validation import matrices, planting
+from evalkit.leakage.validation import analysis, matrices, planting
+from evalkit.leakage.validation.analysis import Exposed
+from evalkit.leakage.validation.detectors import blind_auc, detect, separation
 from evalkit.leakage.validation.training import optimizer, train
-from evalkit.tokens import Ids
 
 SEEDS = (1, 2, 3)
 DOSES = (0, 1, 2, 3, 5, 10)
@@ -101,47 +101,57 @@ def views(trial: Trial, dose: int) -> Iterator[str]:
 class Study:
     """Trains and scores one trial, and takes up what an earlier start has left in its folder."""
 
-    def __init__(self, trial: Trial, work: Path, progress: Progress, *, rate: float = RATE) -> None:
-        self._trial = trial
-        self._folder = work / "tier2" / f"seed{trial.seed}"
-        self._folder.mkdir(parents=True, exist_ok=True)
+    def __init__(
+        self, trial: Trial, folder: Path, loaded: Callable[[str], Any], progress: Progress = lambda _: None
+    ) -> None:
+        """`loaded` gives a fresh copy of the untouched model (a `LoadedModel`) in a precision."""
+        self.trial = trial
+        self._folder = folder
+        self._loaded = loaded
         self._progress = progress
-        self._rate = rate
+        folder.mkdir(parents=True, exist_ok=True)
 
-    def scores(self, dose: int, view: str = "planted") -> PermutationScores:
-        """The scores after `dose` exposures, from disk."""
-        return matrices.load(self._matrix(dose, view))
+    def complete(self, doses: Sequence[int] = DOSES) -> None:
+        """Train and score what is not on disk yet."""
+        self.train(doses)
+        for dose, view in self.missing(doses):
+            self.score(dose, view)
 
-    def missing(self) -> list[tuple[int, str]]:
+    def scores(self, dose: int, view: str = "planted") -> PermutationScores | None:
+        """The scores after `dose` exposures, if they are on disk."""
+        path = self._matrix(dose, view)
+        return matrices.load(path) if path.is_file() else None
+
+    def missing(self, doses: Sequence[int] = DOSES) -> list[tuple[int, str]]:
         """Pairs of dose and view that are not on disk yet, the planted ones first."""
-        pairs = [(dose, view) for dose in DOSES for view in views(self._trial, dose)]
+        pairs = [(dose, view) for dose in doses for view in views(self.trial, dose)]
         left = [pair for pair in pairs if not self._matrix(*pair).is_file()]
         return sorted(left, key=lambda pair: pair[1] != "planted")
 
-    def train(self, longest: int = DOSES[-1]) -> None:
-        """Train up to the highest dose that is missing, keeping the weights of every dose to score."""
+    def train(self, doses: Sequence[int] = DOSES) -> None:
+        """Train as far as something is missing, keeping the weights of every dose to score."""
         import torch
 
-        doses = {dose for dose, _ in self.missing()}
-        wanted = {dose for dose in doses if 0 < dose <= longest and not self._weights(dose).is_file()}
+        wanted = {dose for dose, _ in self.missing(doses) if dose and not self._weights(dose).is_file()}
         if not wanted:
             return
-        loaded = _load("float32")
-        model, adam, done = loaded.model, optimizer(loaded.model, self._rate), 0
+        loaded = self._loaded("float32")
+        model, adam, done = loaded.model, optimizer(loaded.model, RATE), 0
         if self._state.is_file():
             state = torch.load(self._state, weights_only=True)
-            model.load_state_dict(state["model"])
-            adam.load_state_dict(state["optimizer"])
-            done = state["epoch"]
+            if state["epoch"] < min(wanted):
+                model.load_state_dict(state["model"])
+                adam.load_state_dict(state["optimizer"])
+                done = state["epoch"]
         for epoch in range(done + 1, max(wanted) + 1):
-            documents = loaded.tokenizer.encode(self._trial.texts(epoch))
-            loss = train(model, adam, documents, self._trial.shuffle(epoch), batch=BATCH, autocast=True)
-            self._progress(f"seed {self._trial.seed}: exposure {epoch}, loss {loss:.3f}")
+            documents = loaded.tokenizer.encode(self.trial.texts(epoch))
+            loss = train(model, adam, documents, self.trial.shuffle(epoch), batch=BATCH, autocast=True)
+            self._progress(f"seed {self.trial.seed}: exposure {epoch}, loss {loss:.3f}")
             if epoch in wanted:
                 _write(self._weights(epoch), {k: v.bfloat16() for k, v in model.state_dict().items()})
                 state = {"model": model.state_dict(), "optimizer": adam.state_dict(), "epoch": epoch}
                 _write(self._state, state)
-        if epoch == DOSES[-1]:
+        if max(wanted) == DOSES[-1]:
             self._state.unlink()
 
     def score(self, dose: int, view: str) -> None:
@@ -150,15 +160,14 @@ class Study:
 
         from evalkit.backends.hf.backend import HfBackend
 
-        loaded = _load("bfloat16")
+        loaded = self._loaded("bfloat16")
         if dose:
             loaded.model.load_state_dict(torch.load(self._weights(dose), weights_only=True))
-        items = self._trial.swapped if view == "swapped" else self._trial.planted.items
+        items = self.trial.swapped if view == "swapped" else self.trial.planted.items
         fmt = "lettered" if view == "lettered" else "ni2024"
-        backend = HfBackend(loaded)
-        scores = matrices.measure(backend, f"seed{self._trial.seed}-dose{dose}-{view}", items, fmt)
-        matrices.save(self._matrix(dose, view), scores)
-        self._progress(f"seed {self._trial.seed}: {view} scored after {dose} exposures")
+        task = f"seed{self.trial.seed}-{view}-{dose}"
+        matrices.save(self._matrix(dose, view), matrices.measure(HfBackend(loaded), task, items, fmt))
+        self._progress(f"seed {self.trial.seed}: {view} scored after {dose} exposures")
         if dose not in {left for left, _ in self.missing()}:
             self._weights(dose).unlink(missing_ok=True)
 
@@ -173,10 +182,82 @@ class Study:
         return self._folder / f"{view}-{dose}.npz"
 
 
-def _load(dtype: str) -> Any:
-    from evalkit.backends.hf.loading import LoadOptions, load
+def studies(source: Any, work: Path, progress: Progress) -> list[Study]:
+    """The study of every seed.
 
-    return load(MODEL, LoadOptions(dtype=dtype, device="cpu"))
+    Args:
+        source: where MMLU is read from, a `DataSource`.
+        work: folder of matrices and checkpoints.
+        progress: told what was done.
+    """
+    test, other = read_items(source, "test"), [*read_items(source, "val"), *read_items(source, "dev")]
+    return [Study(Trial(seed, test, other), work / f"seed{seed}", load, progress) for seed in SEEDS]
+
+
+def load(dtype: str) -> Any:
+    """The untouched model."""
+    from evalkit.backends.hf import loading
+
+    return loading.load(MODEL, loading.LoadOptions(dtype=dtype, device="cpu"))
+
+
+def analyse(found: Sequence[Study], seed: int = 0) -> dict[str, Any]:
+    """Everything the matrices on disk say, ready for JSON; a dose without any is left out."""
+    rng = np.random.default_rng(seed)
+    doses = {dose: _exposed(found, dose) for dose in DOSES}
+    doses = {dose: draws for dose, draws in doses.items() if draws}
+    planted = [study.trial.planted for study in found]
+    return {
+        "model": MODEL,
+        "rate": RATE,
+        "n_items": [len(one.items) for one in planted],
+        "blind_auc": [blind_auc(one.items, one.member) for one in planted],
+        "doses": {str(dose): _dose(draws, rng) for dose, draws in doses.items()},
+        "null": {str(dose): analysis.null(_unexposed(draws, dose), rng) for dose, draws in doses.items()},
+        "reordered": {str(dose): _reordered(draws, rng) for dose, draws in doses.items()},
+        "lettered": {str(dose): _dose(_exposed(found, dose, "lettered")) for dose in VIEWS["lettered"]},
+        "swapped": {str(dose): _swapped(found, dose) for dose in VIEWS["swapped"]},
+    }
+
+
+def _exposed(found: Sequence[Study], dose: int, view: str = "planted") -> list[Exposed]:
+    pairs = [(study.scores(dose, view), study.trial.planted.member) for study in found]
+    return [Exposed(scores, member) for scores, member in pairs if scores is not None]
+
+
+def _unexposed(draws: Sequence[Exposed], dose: int) -> list[Exposed]:
+    """Before training no item is exposed."""
+    return [Exposed(draw.scores, draw.member & (dose > 0)) for draw in draws]
+
+
+def _dose(draws: Sequence[Exposed], rng: np.random.Generator | None = None) -> dict[str, Any] | None:
+    if not draws:
+        return None
+    found = {
+        "draws": len(draws),
+        "order": analysis.order_tests(draws),
+        "detectors": analysis.detections(draws),
+    }
+    return found | ({"power": analysis.power(draws, rng)} if rng else {})
+
+
+def _reordered(draws: Sequence[Exposed], rng: np.random.Generator) -> dict[str, Any] | None:
+    """As if the model had read every item in another order than the published one."""
+    return _dose([Exposed(matrices.republished(draw.scores, rng), draw.member) for draw in draws])
+
+
+def _swapped(found: Sequence[Study], dose: int) -> dict[str, Any] | None:
+    """Outlier scores of the likeliest order: members, against the same questions with foreign options."""
+    pairs = [(study.scores(dose), study.scores(dose, "swapped"), study) for study in found]
+    for planted, swapped, study in pairs:
+        if planted and swapped:
+            member = study.trial.planted.member
+            own, foreign = (detect(scores, "scenario b, exact") for scores in (planted, swapped))
+            return {
+                "members": separation(own[member], foreign[member]),
+                "unseen": separation(own[~member], foreign[~member]),
+            }
+    return None
 
 
 def _write(path: Path, value: Any) -> None:
