@@ -22,6 +22,8 @@ ALPHA = 0.01
 REPLICATES = 1000
 _SET = 50
 """Items of a random set of unexposed ones."""
+_MIXED = 500
+"""Random mixtures of exposed and unexposed items."""
 _POINTS = 25
 """Points of a curve that is stored."""
 
@@ -50,7 +52,7 @@ def order_tests(draws: Sequence[Exposed]) -> dict[str, Any]:
 
 
 def detections(draws: Sequence[Exposed]) -> dict[str, Any]:
-    """How well each detector separates members from the unseen, over all draws together, with its ROC curve."""
+    """How well each detector separates members from the unseen, over all draws together."""
     member = np.concatenate([draw.member for draw in draws])
     found = {}
     for name in DETECTORS:
@@ -72,9 +74,8 @@ def power(draws: Sequence[Exposed], rng: np.random.Generator) -> list[dict[str, 
         ranked = [(ranks(draw.scores, statistic).rank, draw.member) for draw in draws]
         for n in SIZES:
             for fraction in FRACTIONS:
-                p = p_values(
-                    np.stack([_mixed(*ranked[k % len(ranked)], n, fraction, rng) for k in range(500)])
-                )
+                sets = [_mixed(*ranked[k % len(ranked)], n, fraction, rng) for k in range(_MIXED)]
+                p = p_values(np.stack(sets))
                 rate = {"power": float((p <= ALPHA).mean()), "median_p": float(np.median(p))}
                 found.append({"statistic": statistic, "n": n, "fraction": fraction, **rate})
     return found
@@ -84,7 +85,8 @@ def null(draws: Sequence[Exposed], rng: np.random.Generator) -> dict[str, Any]:
     """Whether items nobody trained on look it: their ranks, and p-values of 1000 random sets of 50 of them.
 
     The sets overlap, so that their p-values move together with what the whole pool happens to be: `ks_p` is
-    too small for a pool that is not many times larger than a set. `chi2_p`, over the items themselves, is not.
+    too small for a pool that is not many times larger than a set. `chi2_p`, over the items themselves, is
+    not.
     """
     found: dict[str, Any] = {"set": _SET, "replicates": REPLICATES}
     for statistic in STATISTICS:

@@ -33,10 +33,13 @@ DETECTORS: Mapping[str, Callable[[Group], Floats]] = {
     "scenario b, exact": lambda group: -isolation_score(group.logprobs),
     "likelihood": lambda group: group.logprobs[:, 0],
 }
-"""Scores of shape (N,) that are higher for exposed items. `residual gap`: the published order's residual in
-standard deviations of the item's residuals. `raw gap`: its log-probability above the best of the others, in nats
-(scenario a asks whether that is positive). `scenario b`: the outlier score of the best order, whichever that is.
-`likelihood`: log-probability of the published text, the loss-based membership test."""
+"""Scores of shape (N,) that are higher for exposed items.
+
+`residual gap` is the published order's residual in standard deviations of the item's residuals, `raw gap` its
+log-probability above the best of the others in nats (scenario a asks whether that is positive), `scenario b` the
+outlier score of the best order, whichever that is, and `likelihood` the log-probability of the published text:
+the membership test by loss.
+"""
 
 
 def detect(scores: PermutationScores, name: str) -> Floats:

@@ -1,7 +1,7 @@
-"""Tier 1: a small language model over bytes, trained from random weights on CMMLU items read known numbers of times.
+"""Tier 1: a small language model over bytes, trained from random weights on CMMLU items.
 
-Each planted item, in one random option order of our own, is read as often as a draw from 0, 1, 2, 4, 8 and 16 says,
-scattered over one pass through four times as many other items that are read once.
+Each planted item, in one random option order of our own, is read as often as a draw from 0, 1, 2, 4, 8 and 16
+says, scattered over one pass through four times as many other items that are read once.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ def train(
 
 
 def _batches(lengths: Sequence[int], size: int, generator: np.random.Generator) -> Iterator[list[int]]:
-    """Random batches; of every few that follow each other, documents of like length together: less padding."""
+    """Random batches, of like lengths within every few that follow each other: less padding."""
     order = [int(i) for i in generator.permutation(len(lengths))]
     window = _WINDOW * size
     for begin in range(0, len(order), window):
