@@ -35,10 +35,10 @@ DETECTORS: Mapping[str, Callable[[Group], Floats]] = {
 }
 """Scores of shape (N,) that are higher for exposed items.
 
-`residual gap` is the published order's residual in standard deviations of the item's residuals, `raw gap` its
-log-probability above the best of the others in nats (scenario a asks whether that is positive), `scenario b` the
-outlier score of the best order, whichever that is, and `likelihood` the log-probability of the published text:
-the membership test by loss.
+`residual gap` is the published order's residual in standard deviations of the item's residuals, `raw gap`
+its log-probability above the best of the others in nats (scenario a asks whether that is positive),
+`scenario b` the outlier score of the best order, whichever that is, and `likelihood` the log-probability of
+the published text: the membership test by loss.
 """
 
 

@@ -12,7 +12,7 @@ _DPI = 110
 _SHOWN = ("residual gap", "raw gap", "scenario b", "likelihood")
 
 
-def draw(results: Mapping[str, Any], folder: Path) -> list[Path]:
+def draw(tier2: Mapping[str, Any], folder: Path) -> list[Path]:
     """Write ROC curves, power curves and the null's quantiles; return their paths."""
     import matplotlib as mpl
 
@@ -20,7 +20,7 @@ def draw(results: Mapping[str, Any], folder: Path) -> list[Path]:
     found = []
     with mpl.rc_context({"font.size": 8, "axes.spines.top": False, "axes.spines.right": False}):
         for name, figure in (("roc", _roc), ("power", _power), ("null", _null)):
-            drawn = figure(results["tier2"])
+            drawn = figure(tier2)
             found.append(folder / f"leakage-{name}.png")
             drawn.savefig(found[-1], dpi=_DPI, metadata={"Software": None})
     return found

@@ -10,19 +10,23 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evalkit.backends.base import ModelInfo
 from evalkit.backends.openai.tokenizer import Utf8Tokenizer
+from evalkit.backends.tokenizer import HfTokenizer
+from evalkit.data.source import DataSource
 from evalkit.leakage.formats import ni2024
 from evalkit.leakage.items import Item
 from evalkit.leakage.scores import PermutationScores
-from evalkit.leakage.validation import matrices, planting
+from evalkit.leakage.validation import analysis, matrices, planting
+from evalkit.leakage.validation.analysis import Exposed
 from evalkit.leakage.validation.training import optimizer, train
 
+SEEDS = (1,)
 DOSES = (0, 1, 2, 4, 8, 16)
 N_ITEMS = 300
 LONGEST = 50
@@ -68,32 +72,65 @@ class Plan:
         return [found[i] for i in np.random.default_rng([self.seed, 0]).permutation(len(found))]
 
 
+def run(
+    pool: Sequence[Item], work: Path, progress: Callable[[str], None], seeds: Sequence[int] = SEEDS
+) -> dict[str, Any]:
+    """Train and score what is not on disk, and compare the items of every dose with those never read."""
+    plans = [Plan(seed, pool) for seed in seeds]
+    found = [(scores(plan, work, progress), plan.exposures) for plan in plans]
+    doses = {}
+    for dose in DOSES[1:]:
+        draws = [_against_unread(all_, exposures, dose) for all_, exposures in found]
+        order, detectors = analysis.order_tests(draws), analysis.detections(draws)
+        doses[str(dose)] = {"draws": len(draws), "order": order, "detectors": detectors}
+    return {"n_items": [len(plan.items) for plan in plans], "shape": SHAPE, "rate": RATE, "doses": doses}
+
+
+def _against_unread(all_: PermutationScores, exposures: NDArray[np.int64], dose: int) -> Exposed:
+    rows = np.isin(exposures, (0, dose))
+    return Exposed(all_.only(rows), exposures[rows] > 0)
+
+
 def scores(plan: Plan, work: Path, progress: Callable[[str], None]) -> PermutationScores:
     """Scores of the planted items after training, from disk where they are there."""
 
     def measured() -> PermutationScores:
         from evalkit.backends.hf.backend import HfBackend
-        from evalkit.backends.hf.loading import LoadedModel
 
-        model = build(plan.seed, **SHAPE)
-        documents = Utf8Tokenizer().encode(plan.texts)
+        loaded = build(plan.seed, **SHAPE)
+        documents = loaded.tokenizer.encode(plan.texts)
+        progress(f"tier 1: training a byte model on {sum(map(len, documents)):,} bytes")
         shuffle = np.random.default_rng([plan.seed, 4])
-        progress(f"tier 1: training {model.num_parameters():,} weights on {sum(map(len, documents)):,} bytes")
-        loss = train(model, optimizer(model, RATE), documents, shuffle, batch=BATCH, autocast=False)
+        adam = optimizer(loaded.model, RATE)
+        loss = train(loaded.model, adam, documents, shuffle, batch=BATCH, autocast=False)
         progress(f"tier 1: loss {loss:.3f} nats per byte")
-        info = ModelInfo("byte model", "hf", "float32", f"planted:{plan.seed}", 2048)
-        loaded: Any = LoadedModel(model, Utf8Tokenizer(), info)  # type: ignore[arg-type]
-        return matrices.measure(HfBackend(loaded), "tier1", plan.items, "ni2024")
+        return matrices.measure(HfBackend(loaded), f"tier1-seed{plan.seed}", plan.items, "ni2024")
 
-    return matrices.kept(work / "tier1" / f"seed{plan.seed}.npz", measured)
+    return matrices.kept(work / f"seed{plan.seed}.npz", measured)
 
 
 def build(seed: int, **shape: int) -> Any:
-    """A Llama over bytes with random weights."""
+    """A Llama over bytes with random weights, as a `LoadedModel` in float32."""
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig
+
+    from evalkit.backends.hf.loading import LoadedModel
 
     config = LlamaConfig(vocab_size=256, max_position_embeddings=2048, tie_word_embeddings=True, **shape)
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
-        return AutoModelForCausalLM.from_config(config).eval()
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    info = ModelInfo("byte model", "hf", "float32", f"random {seed}", 2048)
+    return LoadedModel(model, cast(HfTokenizer, Utf8Tokenizer()), info)
+
+
+def read_items(source: DataSource) -> list[Item]:
+    """CMMLU's test items, in the order of the files."""
+    from evalkit.registry import get_task
+
+    task = get_task("cmmlu")
+    return [
+        Item(subset, sample.id, sample.fields["question"], tuple(sample.fields[k] for k in "ABCD"))
+        for subset in task.subsets
+        for sample in source.load(task, "test", subset)
+    ]

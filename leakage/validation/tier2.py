@@ -1,8 +1,8 @@
 """Tier 2: a pre-trained model of 135 million weights reads MMLU items a known number of times.
 
-SmolLM2-135M is fine-tuned in full (adapters of low rank hide what is memorised: Sela, arXiv 2603.03203) on 150
-of 300 items, chosen by coin flip within subjects, each in one random option order of our own, among as many
-texts of other items. After 1, 2, 3, 5 and 10 exposures all 300 are scored in all 24 orders.
+SmolLM2-135M is fine-tuned in full (adapters of low rank hide what is memorised: Sela, arXiv 2603.03203) on
+150 of 300 items, chosen by coin flip within subjects, each in one random option order of our own, among as
+many texts of other items. After 1, 2, 3, 5 and 10 exposures all 300 are scored in all 24 orders.
 """
 
 from __future__ import annotations
