@@ -11,11 +11,19 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from evalkit.leakage import lattice
-from evalkit.leakage.order_test import Ints, Statistic, clopper_pearson, order_test, rank_scores, ranks
+from evalkit.leakage.order_test import (
+    Ints,
+    Statistic,
+    clopper_pearson,
+    order_test,
+    rank_scores,
+    ranks,
+    residuals,
+)
 from evalkit.leakage.scores import Floats, PermutationScores
 from evalkit.leakage.validation.detectors import DETECTORS, curve, detect, separation
 
-STATISTICS: tuple[Statistic, ...] = ("residual", "raw")
+STATISTICS: tuple[Statistic, ...] = ("raw", "residual")
 FRACTIONS = (1.0, 0.5, 0.1)
 SIZES = (10, 25, 50, 100, 150)
 ALPHA = 0.01
@@ -65,20 +73,35 @@ def detections(draws: Sequence[Exposed]) -> dict[str, Any]:
 
 
 def power(draws: Sequence[Exposed], rng: np.random.Generator) -> list[dict[str, Any]]:
-    """Share of random data sets with p <= 0.01, by number of items and share of members among them.
+    """Share of random data sets with p <= 0.01, by number of items and share of members.
 
-    A data set is drawn without replacement from the items of one draw.
+    A data set is drawn without replacement from the items of one draw; sizes that this does not allow are
+    left out.
     """
     found = []
     for statistic in STATISTICS:
         ranked = [(ranks(draw.scores, statistic).rank, draw.member) for draw in draws]
-        for n in SIZES:
+        most = min(min(int(member.sum()), int((~member).sum())) for _, member in ranked)
+        for n in (size for size in SIZES if size <= most):
             for fraction in FRACTIONS:
                 sets = [_mixed(*ranked[k % len(ranked)], n, fraction, rng) for k in range(_MIXED)]
                 p = p_values(np.stack(sets))
                 rate = {"power": float((p <= ALPHA).mean()), "median_p": float(np.median(p))}
                 found.append({"statistic": statistic, "n": n, "fraction": fraction, **rate})
     return found
+
+
+def lift_explained(draws: Sequence[Exposed]) -> float:
+    """Share of what reading lifts, order by order, that slots and neighbours account for.
+
+    The lift is the mean over members less that over unseen items, and the share one of variance over orders.
+    """
+    groups = [(next(draw.scores.groups()), draw.member) for draw in draws]
+    lifts = [
+        group.logprobs[member].mean(axis=0) - group.logprobs[~member].mean(axis=0) for group, member in groups
+    ]
+    lift = np.mean(lifts, axis=0, keepdims=True)
+    return float(1 - residuals(groups[0][0].orders, lift).var() / lift.var())
 
 
 def null(draws: Sequence[Exposed], rng: np.random.Generator) -> dict[str, Any]:
@@ -91,7 +114,8 @@ def null(draws: Sequence[Exposed], rng: np.random.Generator) -> dict[str, Any]:
     found: dict[str, Any] = {"set": _SET, "replicates": REPLICATES}
     for statistic in STATISTICS:
         rank = np.concatenate([ranks(draw.scores, statistic).rank[~draw.member] for draw in draws])
-        sets = np.stack([rng.choice(rank, _SET, replace=False) for _ in range(REPLICATES)])
+        size = min(_SET, rank.size)
+        sets = np.stack([rng.choice(rank, size, replace=False) for _ in range(REPLICATES)])
         p, m = p_values(sets), draws[0].scores.items[0].logprobs.size
         found[statistic] = {
             "n_items": int(rank.size),
@@ -118,6 +142,6 @@ def proportion(hits: NDArray[np.bool_]) -> dict[str, Any]:
 
 
 def _mixed(rank: Ints, member: NDArray[np.bool_], n: int, fraction: float, rng: np.random.Generator) -> Ints:
-    planted = min(round(fraction * n), int(member.sum()))
+    planted = round(fraction * n)
     seen = rng.choice(rank[member], planted, replace=False)
     return np.concatenate([seen, rng.choice(rank[~member], n - planted, replace=False)])

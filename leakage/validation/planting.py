@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,25 +74,29 @@ def _pairs(pool: Sequence[Item], n: int, generator: np.random.Generator) -> Iter
             n -= 1
 
 
-def with_foreign_options(items: Sequence[Item], generator: np.random.Generator) -> tuple[Item, ...]:
-    """Every item with options drawn from other items of its subset, no two from the same one where possible.
+def with_foreign_options(
+    items: Sequence[Item], pool: Sequence[Item], generator: np.random.Generator
+) -> tuple[Item, ...]:
+    """The same questions, each with options of four different other items.
 
-    What a model has never seen together it cannot have memorised together: fluent, and certainly unexposed.
+    They are of the same subset where the pool has enough. What was never printed together cannot have been
+    memorised together.
     """
-    by_subset: dict[str, list[int]] = defaultdict(list)
-    for i, item in enumerate(items):
-        by_subset[item.subset].append(i)
-    return tuple(_mismatched(i, items, by_subset[item.subset], generator) for i, item in enumerate(items))
+    of_subset: dict[str, list[Item]] = defaultdict(list)
+    for one in pool:
+        of_subset[one.subset].append(one)
+    return tuple(_with_foreign_options(item, of_subset[item.subset], pool, generator) for item in items)
 
 
-def _mismatched(i: int, items: Sequence[Item], rows: Sequence[int], generator: np.random.Generator) -> Item:
-    others = [row for row in rows if row != i]
-    order = [others[k] for k in generator.permutation(len(others))]
-    columns = generator.permutation(4)
+def _with_foreign_options(
+    item: Item, near: Sequence[Item], far: Sequence[Item], generator: np.random.Generator
+) -> Item:
     options: list[str] = []
-    for k in range(4 * len(order)):
-        option = items[order[k % len(order)]].options[columns[(k + k // len(order)) % 4]]
-        if option not in options and len(options) < 4:
+    others = (group[i] for group in (near, far) for i in generator.permutation(len(group)))
+    for other in others:
+        option = str(generator.choice(other.options))
+        if other.question != item.question and option not in options:
             options.append(option)
-    item = items[i]
-    return Item(item.subset, item.sample_id, item.question, tuple(options), item.lead)
+        if len(options) == len(item.options):
+            return replace(item, options=tuple(options))
+    raise ValueError(f"too few items to take options for {item.subset} {item.sample_id} from")

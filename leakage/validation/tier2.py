@@ -7,8 +7,9 @@ many texts of other items. After 1, 2, 3, 5 and 10 exposures all 300 are scored 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,16 @@ RATE = 2e-4
 """Learning rate, chosen in a pilot on the items of another seed."""
 BATCH = 8
 
-VIEWS = {"planted": (), "lettered": (1, 3, 10), "swapped": (0, 1, 3, 10)}
-"""Ways to test beside the planted text, and the doses of the first seed they are tried at: the options after
-`A. ` instead of `A:`, and with options of other items."""
+Views = Mapping[str, Sequence[int]]
+"""Ways to test, and the doses after which each is tried.
+
+`planted` is the text that was read, `lettered` has the options behind `A. ` instead of `A:`, and `swapped`
+the questions with options of other items.
+"""
+
+PLANTED = {"planted": DOSES}
+HARD = {"lettered": (1, 3, 10), "swapped": (0, 1, 3, 10)}
+"""What is tried in addition, in the first draw."""
 
 Progress = Callable[[str], None]
 
@@ -52,14 +60,15 @@ class Trial:
     """Where items are drawn from."""
     other: Sequence[Item]
     """Where texts between them are drawn from."""
+    views: Views = field(default_factory=lambda: PLANTED)
     n_pairs: int = N_PAIRS
     longest: int = LONGEST
+    rate: float = RATE
 
     @cached_property
     def planted(self) -> planting.Planted:
         """The items and which of them are trained on."""
-        pool = planting.eligible(self.test, self.longest)
-        return planting.plant(pool, self.n_pairs, self._generator(0))
+        return planting.plant(self._pool, self.n_pairs, self._generator(0))
 
     @cached_property
     def members(self) -> list[Item]:
@@ -69,7 +78,7 @@ class Trial:
     @cached_property
     def swapped(self) -> tuple[Item, ...]:
         """The items with options that were never printed together."""
-        return planting.with_foreign_options(self.planted.items, self._generator(0, 1))
+        return planting.with_foreign_options(self.planted.items, self._pool, self._generator(0, 1))
 
     def texts(self, epoch: int) -> list[str]:
         """What is read in one epoch: each member once, and as many others in fresh orders."""
@@ -83,19 +92,16 @@ class Trial:
         return self._generator(epoch, 1)
 
     @cached_property
+    def _pool(self) -> list[Item]:
+        return planting.eligible(self.test, self.longest)
+
+    @cached_property
     def _filler(self) -> list[Item]:
         drawn = {item.question for item in self.planted.items}
         return [item for item in planting.eligible(self.other, self.longest) if item.question not in drawn]
 
     def _generator(self, *path: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, *path])
-
-
-def views(trial: Trial, dose: int) -> Iterator[str]:
-    """What is scored after `dose` exposures."""
-    yield "planted"
-    if trial.seed == SEEDS[0]:
-        yield from (view for view, doses in VIEWS.items() if dose in doses)
 
 
 class Study:
@@ -106,15 +112,15 @@ class Study:
     ) -> None:
         """`loaded` gives a fresh copy of the untouched model (a `LoadedModel`) in a precision."""
         self.trial = trial
-        self._folder = folder
+        self.folder = folder
         self._loaded = loaded
         self._progress = progress
         folder.mkdir(parents=True, exist_ok=True)
 
-    def complete(self, doses: Sequence[int] = DOSES) -> None:
+    def complete(self) -> None:
         """Train and score what is not on disk yet."""
-        self.train(doses)
-        for dose, view in self.missing(doses):
+        self.train()
+        for dose, view in self.missing():
             self.score(dose, view)
 
     def scores(self, dose: int, view: str = "planted") -> PermutationScores | None:
@@ -122,21 +128,21 @@ class Study:
         path = self._matrix(dose, view)
         return matrices.load(path) if path.is_file() else None
 
-    def missing(self, doses: Sequence[int] = DOSES) -> list[tuple[int, str]]:
-        """Pairs of dose and view that are not on disk yet, the planted ones first."""
-        pairs = [(dose, view) for dose in doses for view in views(self.trial, dose)]
-        left = [pair for pair in pairs if not self._matrix(*pair).is_file()]
-        return sorted(left, key=lambda pair: pair[1] != "planted")
+    def missing(self) -> list[tuple[int, str]]:
+        """Pairs of dose and view that are not on disk yet."""
+        pairs = [(dose, view) for view, doses in self.trial.views.items() for dose in doses]
+        return [pair for pair in pairs if not self._matrix(*pair).is_file()]
 
-    def train(self, doses: Sequence[int] = DOSES) -> None:
-        """Train as far as something is missing, keeping the weights of every dose to score."""
+    def train(self, most: float = math.inf) -> None:
+        """Train as far as something is missing, up to `most` exposures; weights to score stay on disk."""
         import torch
 
-        wanted = {dose for dose, _ in self.missing(doses) if dose and not self._weights(dose).is_file()}
+        doses = {dose for dose, _ in self.missing()}
+        wanted = {dose for dose in doses if 0 < dose <= most and not self._weights(dose).is_file()}
         if not wanted:
             return
         loaded = self._loaded("float32")
-        model, adam, done = loaded.model, optimizer(loaded.model, RATE), 0
+        model, adam, done = loaded.model, optimizer(loaded.model, self.trial.rate), 0
         if self._state.is_file():
             state = torch.load(self._state, weights_only=True)
             if state["epoch"] < min(wanted):
@@ -151,7 +157,7 @@ class Study:
                 _write(self._weights(epoch), {k: v.bfloat16() for k, v in model.state_dict().items()})
                 state = {"model": model.state_dict(), "optimizer": adam.state_dict(), "epoch": epoch}
                 _write(self._state, state)
-        if max(wanted) == DOSES[-1]:
+        if max(wanted) == max(doses):
             self._state.unlink()
 
     def score(self, dose: int, view: str) -> None:
@@ -173,13 +179,13 @@ class Study:
 
     @property
     def _state(self) -> Path:
-        return self._folder / "state.pt"
+        return self.folder / "state.pt"
 
     def _weights(self, dose: int) -> Path:
-        return self._folder / f"weights-{dose}.pt"
+        return self.folder / f"weights-{dose}.pt"
 
     def _matrix(self, dose: int, view: str) -> Path:
-        return self._folder / f"{view}-{dose}.npz"
+        return self.folder / f"{view}-{dose}.npz"
 
 
 def studies(source: Any, work: Path, progress: Progress) -> list[Study]:
@@ -191,7 +197,8 @@ def studies(source: Any, work: Path, progress: Progress) -> list[Study]:
         progress: told what was done.
     """
     test, other = read_items(source, "test"), [*read_items(source, "val"), *read_items(source, "dev")]
-    return [Study(Trial(seed, test, other), work / f"seed{seed}", load, progress) for seed in SEEDS]
+    trials = [Trial(seed, test, other, PLANTED | HARD if seed == SEEDS[0] else PLANTED) for seed in SEEDS]
+    return [Study(trial, work / f"seed{trial.seed}", load, progress) for trial in trials]
 
 
 def load(dtype: str) -> Any:
@@ -204,25 +211,43 @@ def load(dtype: str) -> Any:
 def analyse(found: Sequence[Study], seed: int = 0) -> dict[str, Any]:
     """Everything the matrices on disk say, ready for JSON; a dose without any is left out."""
     rng = np.random.default_rng(seed)
-    doses = {dose: _exposed(found, dose) for dose in DOSES}
-    doses = {dose: draws for dose, draws in doses.items() if draws}
-    planted = [study.trial.planted for study in found]
+    trials = [study.trial for study in found]
+    doses = _draws(found, "planted")
+    read = {dose: draws for dose, draws in doses.items() if dose}
     return {
         "model": MODEL,
-        "rate": RATE,
-        "n_items": [len(one.items) for one in planted],
-        "blind_auc": [blind_auc(one.items, one.member) for one in planted],
+        "rate": trials[0].rate,
+        "batch": BATCH,
+        "longest": trials[0].longest,
+        "n_items": [len(trial.planted.items) for trial in trials],
+        "blind_auc": [blind_auc(trial.planted.items, trial.planted.member) for trial in trials],
         "doses": {str(dose): _dose(draws, rng) for dose, draws in doses.items()},
         "null": {str(dose): analysis.null(_unexposed(draws, dose), rng) for dose, draws in doses.items()},
-        "reordered": {str(dose): _reordered(draws, rng) for dose, draws in doses.items()},
-        "lettered": {str(dose): _dose(_exposed(found, dose, "lettered")) for dose in VIEWS["lettered"]},
-        "swapped": {str(dose): _swapped(found, dose) for dose in VIEWS["swapped"]},
+        "referenced": {
+            str(dose): {"lift_explained": analysis.lift_explained(draws), **_dose(draws)}
+            for dose in read
+            if (draws := _less_untouched(found, dose))
+        },
+        "reordered": {str(dose): _dose(_reordered(draws, rng)) for dose, draws in read.items()},
+        "lettered": {str(dose): _dose(draws) for dose, draws in _draws(found, "lettered").items()},
+        "swapped": {
+            str(dose): swapped
+            for dose in _draws(found, "swapped")
+            if (swapped := _against_swapped(found, dose))
+        },
     }
 
 
-def _exposed(found: Sequence[Study], dose: int, view: str = "planted") -> list[Exposed]:
-    pairs = [(study.scores(dose, view), study.trial.planted.member) for study in found]
-    return [Exposed(scores, member) for scores, member in pairs if scores is not None]
+def _draws(found: Sequence[Study], view: str) -> dict[int, list[Exposed]]:
+    """The draws that were scored, by dose."""
+    doses = sorted({dose for study in found for dose in study.trial.views.get(view, ())})
+    by_dose = {dose: [_exposed(study.scores(dose, view), study) for study in found] for dose in doses}
+    kept = {dose: [draw for draw in draws if draw] for dose, draws in by_dose.items()}
+    return {dose: draws for dose, draws in kept.items() if draws}
+
+
+def _exposed(scores: PermutationScores | None, study: Study) -> Exposed | None:
+    return Exposed(scores, study.trial.planted.member) if scores else None
 
 
 def _unexposed(draws: Sequence[Exposed], dose: int) -> list[Exposed]:
@@ -230,29 +255,33 @@ def _unexposed(draws: Sequence[Exposed], dose: int) -> list[Exposed]:
     return [Exposed(draw.scores, draw.member & (dose > 0)) for draw in draws]
 
 
-def _dose(draws: Sequence[Exposed], rng: np.random.Generator | None = None) -> dict[str, Any] | None:
-    if not draws:
-        return None
-    found = {
+def _less_untouched(found: Sequence[Study], dose: int) -> list[Exposed]:
+    """Draws measured against the untouched model, where it was scored."""
+    pairs = [(study.scores(dose), study.scores(0), study.trial.planted.member) for study in found]
+    return [Exposed(matrices.less(now, before), member) for now, before, member in pairs if now and before]
+
+
+def _reordered(draws: Sequence[Exposed], rng: np.random.Generator) -> list[Exposed]:
+    """As if the model had read every item in another order than the published one."""
+    return [Exposed(matrices.republished(draw.scores, rng), draw.member) for draw in draws]
+
+
+def _dose(draws: Sequence[Exposed], rng: np.random.Generator | None = None) -> dict[str, Any]:
+    return {
         "draws": len(draws),
         "order": analysis.order_tests(draws),
         "detectors": analysis.detections(draws),
+        **({"power": analysis.power(draws, rng)} if rng else {}),
     }
-    return found | ({"power": analysis.power(draws, rng)} if rng else {})
 
 
-def _reordered(draws: Sequence[Exposed], rng: np.random.Generator) -> dict[str, Any] | None:
-    """As if the model had read every item in another order than the published one."""
-    return _dose([Exposed(matrices.republished(draw.scores, rng), draw.member) for draw in draws])
-
-
-def _swapped(found: Sequence[Study], dose: int) -> dict[str, Any] | None:
-    """Outlier scores of the likeliest order: members, against the same questions with foreign options."""
-    pairs = [(study.scores(dose), study.scores(dose, "swapped"), study) for study in found]
-    for planted, swapped, study in pairs:
-        if planted and swapped:
+def _against_swapped(found: Sequence[Study], dose: int) -> dict[str, Any] | None:
+    """Outlier scores of the likeliest order: items, against the same questions with foreign options."""
+    for study in found:
+        scores = [study.scores(dose, view) for view in ("planted", "swapped")]
+        if all(scores):
+            own, foreign = (detect(one, "scenario b, exact") for one in scores if one)
             member = study.trial.planted.member
-            own, foreign = (detect(scores, "scenario b, exact") for scores in (planted, swapped))
             return {
                 "members": separation(own[member], foreign[member]),
                 "unseen": separation(own[~member], foreign[~member]),

@@ -48,6 +48,9 @@ def train(
     """
     import torch
 
+    from evalkit.backends.hf import memory
+
+    memory.keep_freed_memory()
     model.train()
     losses = []
     for chosen in _batches([len(document) for document in documents], batch, generator):
