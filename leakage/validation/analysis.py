@@ -47,7 +47,7 @@ class Exposed:
 
 def order_tests(draws: Sequence[Exposed]) -> dict[str, Any]:
     """The order test of each draw's members and unseen half, and how often a published order is first."""
-    found = {}
+    found: dict[str, Any] = {}
     for statistic in STATISTICS:
         ranked = [(ranks(draw.scores, statistic), draw.member) for draw in draws]
         found[statistic] = {
@@ -107,25 +107,43 @@ def lift_explained(draws: Sequence[Exposed]) -> float:
 def null(draws: Sequence[Exposed], rng: np.random.Generator) -> dict[str, Any]:
     """Whether items nobody trained on look it: their ranks, and p-values of 1000 random sets of 50 of them.
 
-    The sets overlap, so that their p-values move together with what the whole pool happens to be: `ks_p` is
-    too small for a pool that is not many times larger than a set. `chi2_p`, over the items themselves, is
-    not.
+    Sets of real orders overlap, so that their p-values move together with what the pool happens to be: a test
+    of their uniformity would take that for a defect. Where every set redraws which order is the published one
+    (`redrawn`) they do not.
     """
     found: dict[str, Any] = {"set": _SET, "replicates": REPLICATES}
     for statistic in STATISTICS:
-        rank = np.concatenate([ranks(draw.scores, statistic).rank[~draw.member] for draw in draws])
-        size = min(_SET, rank.size)
-        sets = np.stack([rng.choice(rank, size, replace=False) for _ in range(REPLICATES)])
-        p, m = p_values(sets), draws[0].scores.items[0].logprobs.size
+        unseen = [draw.scores.only(~draw.member) for draw in draws]
+        rank = np.concatenate([ranks(scores, statistic).rank for scores in unseen])
+        rows = np.stack(
+            [rng.choice(rank.size, min(_SET, rank.size), replace=False) for _ in range(REPLICATES)]
+        )
+        standing = np.concatenate([_standing(scores, statistic) for scores in unseen])
+        m = standing.shape[1]
+        redrawn = standing[rows, rng.integers(0, m, rows.shape)]
         found[statistic] = {
             "n_items": int(rank.size),
             "p_all": float(p_values(rank[None, :])[0]),
             "chi2_p": float(stats.chisquare(np.bincount(rank - 1, minlength=m)).pvalue),
-            "ks_p": float(stats.kstest(p, "uniform").pvalue),
-            "rejected": float((p <= ALPHA).mean()),
-            "quantiles": np.quantile(p, np.linspace(0, 1, _POINTS)).round(4).tolist(),
+            "sets": _uniformity(p_values(rank[rows])),
+            "redrawn": _uniformity(p_values(redrawn)),
         }
     return found
+
+
+def _standing(scores: PermutationScores, statistic: Statistic) -> Ints:
+    """The rank every order would have if it were the published one, shape (N, m)."""
+    (group,) = scores.groups()
+    values = residuals(group.orders, group.logprobs) if statistic == "residual" else group.logprobs
+    return values.shape[1] - values.argsort(axis=1).argsort(axis=1)
+
+
+def _uniformity(p: Floats) -> dict[str, Any]:
+    return {
+        "rejected": proportion(p <= ALPHA),
+        "ks_p": float(stats.kstest(p, "uniform").pvalue),
+        "quantiles": np.quantile(p, np.linspace(0, 1, _POINTS)).round(4).tolist(),
+    }
 
 
 def p_values(rank: Ints, m: int = 24) -> Floats:

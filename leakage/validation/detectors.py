@@ -19,11 +19,11 @@ FALSE_POSITIVES = 0.01
 
 def _residual_gap(group: Group) -> Floats:
     left = residuals(group.orders, group.logprobs)
-    return left[:, 0] / left.std(axis=1)
+    return np.asarray(left[:, 0] / left.std(axis=1), np.float64)
 
 
 def _raw_gap(group: Group) -> Floats:
-    return group.logprobs[:, 0] - group.logprobs[:, 1:].max(axis=1)
+    return np.asarray(group.logprobs[:, 0] - group.logprobs[:, 1:].max(axis=1), np.float64)
 
 
 DETECTORS: Mapping[str, Callable[[Group], Floats]] = {

@@ -77,12 +77,14 @@ def _find(rows: list[dict[str, Any]], statistic: str, n: int, fraction: float) -
 def _null(tier2: Mapping[str, Any]) -> Any:
     """Quantiles of p-values of random unexposed sets, before training and after each dose."""
     nulls = tier2["null"]
-    statistics = [name for name in ("residual", "raw") if name in next(iter(nulls.values()))]
-    figure, panels = _panels(len(statistics))
-    for statistic, axes in zip(statistics, panels, strict=True):
-        for dose, found in nulls.items():
-            quantiles = found[statistic]["quantiles"]
-            axes.plot(np.linspace(0, 1, len(quantiles)), quantiles, label=f"after {dose}", linewidth=1.2)
+    figure, panels = _panels(2)
+    for statistic, axes in zip(("raw", "residual"), panels, strict=True):
+        for k, (dose, found) in enumerate(nulls.items()):
+            colour = f"C{k}"
+            for kind, style in (("sets", "-"), ("redrawn", ":")):
+                quantiles = found[statistic][kind]["quantiles"]
+                label = f"{dose} exposures" if kind == "sets" else None
+                axes.plot(np.linspace(0, 1, len(quantiles)), quantiles, style, color=colour, label=label)
         axes.plot([0, 1], [0, 1], color="0.7", linewidth=0.8)
         axes.set(title=f"{statistic} ranks", xlabel="uniform quantile")
     panels[0].set_ylabel("p-value of unexposed sets")

@@ -45,17 +45,17 @@ def kept(path: Path, measured: Callable[[], PermutationScores]) -> PermutationSc
 def save(path: Path, scores: PermutationScores) -> None:
     """Write scores of items that were all scored in the same orders, in one piece."""
     (group,) = scores.groups()
-    columns = {
-        "task": np.array(scores.task),
-        "subset": scores.subsets,
-        "sample_id": np.array([item.sample_id for item in scores.items]),
-        "orders": group.orders,
-        "logprobs": group.logprobs,
-    }
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_suffix(".part")
     with scratch.open("wb") as file:
-        np.savez_compressed(file, **columns)
+        np.savez_compressed(
+            file,
+            task=np.array(scores.task),
+            subset=scores.subsets,
+            sample_id=np.array([item.sample_id for item in scores.items]),
+            orders=group.orders,
+            logprobs=group.logprobs,
+        )
     scratch.replace(path)
 
 

@@ -44,8 +44,8 @@ Views = Mapping[str, Sequence[int]]
 the questions with options of other items.
 """
 
-PLANTED = {"planted": DOSES}
-HARD = {"lettered": (1, 3, 10), "swapped": (0, 1, 3, 10)}
+PLANTED: Views = {"planted": DOSES}
+HARD: Views = {"lettered": (1, 3, 10), "swapped": (0, 1, 3, 10)}
 """What is tried in addition, in the first draw."""
 
 Progress = Callable[[str], None]
@@ -197,7 +197,9 @@ def studies(source: Any, work: Path, progress: Progress) -> list[Study]:
         progress: told what was done.
     """
     test, other = read_items(source, "test"), [*read_items(source, "val"), *read_items(source, "dev")]
-    trials = [Trial(seed, test, other, PLANTED | HARD if seed == SEEDS[0] else PLANTED) for seed in SEEDS]
+    trials = [
+        Trial(seed, test, other, {**PLANTED, **HARD} if seed == SEEDS[0] else PLANTED) for seed in SEEDS
+    ]
     return [Study(trial, work / f"seed{trial.seed}", load, progress) for trial in trials]
 
 

@@ -182,7 +182,9 @@ def test_members_of_simulated_scores_are_detected() -> None:
     order = analysis.order_tests(draws)["residual"]
     assert order["p_members"][0] < 1e-6 < order["p_unseen"][0]
     assert analysis.detections(draws)["residual gap"]["auc"] > 0.8
-    assert analysis.null(draws, np.random.default_rng(0))["residual"]["chi2_p"] > 0.001
+    null = analysis.null(draws, np.random.default_rng(0))["residual"]
+    assert null["chi2_p"] > 0.001
+    assert null["redrawn"]["ks_p"] > 0.001
 
 
 def test_there_is_no_fourth_tier(tmp_path: Path) -> None:
