@@ -136,11 +136,11 @@ def _why_residuals_miss(tier: Results) -> Iterator[str]:
     if explained:
         shares = ", ".join(f"{share:.0%} after {dose}" for dose, share in explained.items())
         yield (
-            "What residuals are blind to: they suppose that memory lifts one order of 24 and leaves the others "
-            "alone. Reading an item lifts every order by how much of the published one it shares. Of the mean "
-            "lift over members (against the untouched model, less that of unseen items) so much lies in the "
-            f"slots and neighbours that residuals leave out: {shares} exposures. Where the published order is "
-            "random, raw ranks are just as exact a test and keep it."
+            "What residuals are blind to: they suppose that memory lifts one order of 24 and leaves the "
+            "others alone. Reading an item lifts every order by how much of the published one it shares. Of "
+            "the mean lift over members (against the untouched model, less that of unseen items) so much "
+            f"lies in the slots and neighbours that residuals leave out: {shares} exposures. Where the "
+            "published order is random, raw ranks are just as exact a test and keep it."
         )
 
 
