@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, special, stats
+from scipy import optimize, special
 
 from evalkit.errors import UsageError
 from evalkit.leakage.multiplicity import benjamini_hochberg
@@ -75,7 +75,7 @@ def leaked_fraction(ranks: Ranks, sensitivity: tuple[float, float] | None = None
     if not chance < low <= high <= 1:
         raise UsageError(
             f"a sensitivity from {low:g} to {high:g} says nothing of the leaked fraction: it must lie above "
-            f"chance ({chance:.3g}) and not above 1; plant more items, or leave it to the published one"
+            f"chance ({chance:.3g}) and not above 1; measure it on planted items of this task"
         )
     typical = (low + high) / 2 if sensitivity else ONE_EXPOSURE
     return Fraction(
@@ -100,7 +100,8 @@ def lower_bound(ranks: Ranks, level: float = LEVEL) -> float:
     However often leaked items rank in the first k of m, pi >= (F(k) - k/m) / (1 - k/m). This is the largest
     such bound over the first rank and the first 1/12, 1/8, 1/4 and 1/2 of the orders, with Clopper-Pearson
     lower bounds for F that hold together (Bonferroni). Items in different numbers of orders mix: sums of
-    unequal binary draws spread less than binomial ones (Hoeffding, Annals of Mathematical Statistics 27 (1956)).
+    unequal binary draws spread less than binomial ones (Hoeffding, "On the distribution of the number of
+    successes in independent trials", Annals of Mathematical Statistics 27 (1956)).
     """
     n = len(ranks)
     each = 1 - (1 - level) / len(_EVENTS)
@@ -223,7 +224,8 @@ def _p_value(pi: float, tops: int, n: int, chance: float, low: float, high: floa
     # Ties are counts equally far from the fraction, up to rounding.
     excess = ratio(counts) - ratio(np.array([tops]))
     weight = np.where(excess < -_ROUNDING, 1.0, np.where(excess <= _ROUNDING, 0.5, 0.0))
-    return max(float(weight @ stats.binom.pmf(counts, n, p)) for p in under)
+    ways = special.gammaln(n + 1) - special.gammaln(counts + 1) - special.gammaln(n - counts + 1)
+    return max(float(weight @ np.exp(ways + _log_likelihood(counts, n, rate, rate))) for rate in under)
 
 
 def _log_likelihood(counts: Ints, n: int, least: float, most: float) -> Floats:

@@ -28,8 +28,8 @@ def p_to_e(p_values: ArrayLike) -> Floats:
     log = np.log(safe)
     with np.errstate(over="ignore"):
         closed = (1 - safe + safe * log) / (safe * log**2)
-    # Around 1 the form is 0/0; its series is 1/2 + (1-p)/3 + ….
-    return np.where(inside, closed, np.where(p == 0, np.inf, 0.5 + (1 - p) / 3))
+    # Around 1 the form is 0/0; its series is 1/2 + (1-p)/6 + ….
+    return np.where(inside, closed, np.where(p == 0, np.inf, 0.5 + (1 - p) / 6))
 
 
 def average_e(e_values: ArrayLike) -> float:
