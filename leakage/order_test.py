@@ -224,7 +224,7 @@ def rank_difference(target: Ranks, reference: Ranks, seed: int = 0) -> RankDiffe
     return RankDifference(
         value=float(difference.mean()),
         ci95=(2 * estimate.ci95[0] - 1, 2 * estimate.ci95[1] - 1),
-        p=_sign_flip(np.bincount(cluster, difference).astype(np.float64), seed),
+        p=sign_flip(np.bincount(cluster, difference).astype(np.float64), seed),
         n=int(difference.size),
         n_subsets=int(names.size),
     )
@@ -271,7 +271,7 @@ def _keys(ranks: Ranks) -> Sequence[tuple[str, str]]:
     return list(zip(ranks.subset.tolist(), ranks.sample_id.tolist(), strict=True))
 
 
-def _sign_flip(sums: Floats, seed: int) -> float:
+def sign_flip(sums: Floats, seed: int) -> float:
     """One-sided p-value of the total under independent random signs of its parts."""
     # Rounding must not tell the observed signs from an equal sum.
     least = sums.sum() - 1e-9 * np.abs(sums).sum()
@@ -279,5 +279,5 @@ def _sign_flip(sums: Floats, seed: int) -> float:
         signs = np.array(list(itertools.product((1.0, -1.0), repeat=sums.size)))
         return float((signs @ sums >= least).mean())
     generator = np.random.default_rng(seed)
-    signs = generator.choice([1.0, -1.0], (_SIGN_FLIPS, sums.size))
-    return (1 + int((signs @ sums >= least).sum())) / (1 + _SIGN_FLIPS)
+    totals = [generator.choice([1.0, -1.0], sums.size) @ sums for _ in range(_SIGN_FLIPS)]
+    return (1 + int((np.array(totals) >= least).sum())) / (1 + _SIGN_FLIPS)
