@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from evalkit.leakage.forest import decision_of_max
 from evalkit.leakage.isolation import isolation_score
 from evalkit.leakage.items import Item
 from evalkit.leakage.order_test import clopper_pearson, residuals
+from evalkit.leakage.published import outlier_scores
 from evalkit.leakage.scores import Floats, Group, PermutationScores
 
 FALSE_POSITIVES = 0.01
@@ -29,7 +29,7 @@ def _raw_gap(group: Group) -> Floats:
 DETECTORS: Mapping[str, Callable[[Group], Floats]] = {
     "residual gap": _residual_gap,
     "raw gap": _raw_gap,
-    "scenario b": lambda group: -decision_of_max(group.logprobs),
+    "scenario b": lambda group: -outlier_scores(group.logprobs),
     "scenario b, exact": lambda group: -isolation_score(group.logprobs),
     "likelihood": lambda group: group.logprobs[:, 0],
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,31 +72,3 @@ def _pairs(pool: Sequence[Item], n: int, generator: np.random.Generator) -> Iter
         for subset in generator.permutation(rich)[:n]:
             yield left[subset].pop(), left[subset].pop()
             n -= 1
-
-
-def with_foreign_options(
-    items: Sequence[Item], pool: Sequence[Item], generator: np.random.Generator
-) -> tuple[Item, ...]:
-    """The same questions, each with options of four different other items.
-
-    They are of the same subset where the pool has enough. What was never printed together cannot have been
-    memorised together.
-    """
-    of_subset: dict[str, list[Item]] = defaultdict(list)
-    for one in pool:
-        of_subset[one.subset].append(one)
-    return tuple(_with_foreign_options(item, of_subset[item.subset], pool, generator) for item in items)
-
-
-def _with_foreign_options(
-    item: Item, near: Sequence[Item], far: Sequence[Item], generator: np.random.Generator
-) -> Item:
-    options: list[str] = []
-    others = (group[i] for group in (near, far) for i in generator.permutation(len(group)))
-    for other in others:
-        option = str(generator.choice(other.options))
-        if other.question != item.question and option not in options:
-            options.append(option)
-        if len(options) == len(item.options):
-            return replace(item, options=tuple(options))
-    raise ValueError(f"too few items to take options for {item.subset} {item.sample_id} from")

@@ -237,13 +237,16 @@ def _hard(tier: Results) -> Iterator[str]:
         yield _order_table(tier["lettered"])
     if tier["swapped"]:
         yield (
-            "*Source exposure.* Outlier scores (scenario b, exact) of items against the same questions with "
-            "options of other items of the subject, which were never printed together: AUC."
+            "*Source exposure.* How much one order stands out, whichever it is, beyond the same questions "
+            "with options of other items: in standard deviations, and p."
         )
         yield _table(
             ["exposures", "members", "unseen"],
             [
-                [dose, _separation(found["members"]), _separation(found["unseen"])]
+                [
+                    dose,
+                    *(f"{one['effect']:+.2f}, {_p(one['p'])}" for one in (found["members"], found["unseen"])),
+                ]
                 for dose, found in tier["swapped"].items()
             ],
         )

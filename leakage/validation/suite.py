@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -45,11 +46,12 @@ def run(
         the results by tier, as written.
 
     Raises:
-        UsageError: a tier there is not.
+        UsageError: a tier there is not, or a library is not installed.
         DataError: MMLU or CMMLU is not there.
     """
     if wrong := sorted(set(tiers).difference(TIERS)):
         raise UsageError(f"there is no tier {wrong[0]}; choose among {', '.join(map(str, TIERS))}")
+    _check_installed()
     work = work or cache_dir() / "leakage-validation"
     path = output / "results" / RESULTS
     results: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
@@ -58,6 +60,12 @@ def run(
         progress(f"tier {tier}: done")
     write(results, output)
     return results
+
+
+def _check_installed() -> None:
+    missing = [name for name in ("matplotlib", "sklearn", "torch") if find_spec(name) is None]
+    if missing:
+        raise UsageError(f"the validation needs {', '.join(missing)}: pip install 'evalkit[leakage]'")
 
 
 def write(results: dict[str, Any], output: Path) -> None:

@@ -15,9 +15,6 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from evalkit.backends.base import ModelInfo
-from evalkit.backends.openai.tokenizer import Utf8Tokenizer
-from evalkit.backends.tokenizer import HfTokenizer
 from evalkit.data.source import DataSource
 from evalkit.leakage.formats import ni2024
 from evalkit.leakage.items import Item
@@ -114,14 +111,16 @@ def build(seed: int, **shape: int) -> Any:
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig
 
+    from evalkit.backends.base import ModelInfo
     from evalkit.backends.hf.loading import LoadedModel
+    from evalkit.backends.openai.tokenizer import Utf8Tokenizer
 
     config = LlamaConfig(vocab_size=256, max_position_embeddings=2048, tie_word_embeddings=True, **shape)
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     info = ModelInfo("byte model", "hf", "float32", f"random {seed}", 2048)
-    return LoadedModel(model, cast(HfTokenizer, Utf8Tokenizer()), info)
+    return LoadedModel(model, cast(Any, Utf8Tokenizer()), info)
 
 
 def read_items(source: DataSource) -> list[Item]:

@@ -19,9 +19,10 @@ import numpy as np
 from evalkit.leakage.formats import ni2024
 from evalkit.leakage.items import Item
 from evalkit.leakage.scores import PermutationScores
+from evalkit.leakage.source_exposure import source_exposure, swapped
 from evalkit.leakage.validation import analysis, matrices, planting
 from evalkit.leakage.validation.analysis import Exposed
-from evalkit.leakage.validation.detectors import blind_auc, detect, separation
+from evalkit.leakage.validation.detectors import blind_auc
 from evalkit.leakage.validation.training import optimizer, train
 
 SEEDS = (1, 2, 3)
@@ -76,9 +77,11 @@ class Trial:
         return [item for item, member in zip(self.planted.items, self.planted.member, strict=True) if member]
 
     @cached_property
-    def swapped(self) -> tuple[Item, ...]:
-        """The items with options that were never printed together."""
-        return planting.with_foreign_options(self.planted.items, self._pool, self._generator(0, 1))
+    def swapped(self) -> list[Item]:
+        """Items with options of others, which were never printed together; some items have none."""
+        drawn = {(item.subset, item.sample_id) for item in self.planted.items}
+        controls = swapped(self._pool, self.seed)
+        return [item for item in controls if (item.subset, item.sample_id) in drawn]
 
     def texts(self, epoch: int) -> list[str]:
         """What is read in one epoch: each member once, and as many others in fresh orders."""
@@ -233,9 +236,9 @@ def analyse(found: Sequence[Study], seed: int = 0) -> dict[str, Any]:
         "reordered": {str(dose): _dose(_reordered(draws, rng)) for dose, draws in read.items()},
         "lettered": {str(dose): _dose(draws) for dose, draws in _draws(found, "lettered").items()},
         "swapped": {
-            str(dose): swapped
-            for dose in _draws(found, "swapped")
-            if (swapped := _against_swapped(found, dose))
+            str(dose): against
+            for dose in sorted({dose for trial in trials for dose in trial.views.get("swapped", ())})
+            if (against := _against_swapped(found, dose))
         },
     }
 
@@ -278,16 +281,14 @@ def _dose(draws: Sequence[Exposed], rng: np.random.Generator | None = None) -> d
 
 
 def _against_swapped(found: Sequence[Study], dose: int) -> dict[str, Any] | None:
-    """Outlier scores of the likeliest order: items, against the same questions with foreign options."""
+    """Source exposure of the first draw with controls, members and unseen items apart."""
     for study in found:
-        scores = [study.scores(dose, view) for view in ("planted", "swapped")]
-        if all(scores):
-            own, foreign = (detect(one, "scenario b, exact") for one in scores if one)
+        scores, control = study.scores(dose), study.scores(dose, "swapped")
+        if scores and control:
             member = study.trial.planted.member
-            return {
-                "members": separation(own[member], foreign[member]),
-                "unseen": separation(own[~member], foreign[~member]),
-            }
+            sides = {"members": scores.only(member), "unseen": scores.only(~member)}
+            tested = {side: source_exposure(chosen, control) for side, chosen in sides.items()}
+            return {side: {"n": one.n, "effect": one.effect, "p": one.peak.p} for side, one in tested.items()}
     return None
 
 

@@ -13,7 +13,7 @@ from evalkit.leakage.simulate import simulate
 from evalkit.leakage.validation import analysis, detectors, matrices, planting, report, suite, tier1, tier2
 from evalkit.leakage.validation.analysis import Exposed
 
-WORDS = [f"{a}{b}" for a in ("am", "bir", "ce", "del") for b in ("ber", "ch", "dar", "ta")]
+WORDS = [f"{a}{b}" for a in ("am", "bir", "ce", "del", "em") for b in ("ber", "ch", "dar", "ta", "gon", "le")]
 SHAPE = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}
 VIEWS = {"planted": (0, 40), "lettered": (40,), "swapped": (40,)}
 
@@ -75,18 +75,6 @@ def test_items_are_eligible_by_the_written_rule() -> None:
         Item("s", "5", "again", ("e", "f", "g", "h")),
     ]
     assert planting.eligible([good, *bad], 100) == [good]
-
-
-def test_foreign_options_were_never_together() -> None:
-    pool = make_pool(30, 3)
-    distinct = [
-        Item(item.subset, item.sample_id, item.question, tuple(f"{o} {item.sample_id}" for o in item.options))
-        for item in pool
-    ]
-    for item in planting.with_foreign_options(distinct, distinct, np.random.default_rng(0)):
-        sources = [option.split()[1] for option in item.options]
-        assert len(set(sources)) == 4
-        assert item.sample_id not in sources
 
 
 def test_a_model_that_memorised_is_found_and_the_untouched_one_is_not(study: tier2.Study) -> None:
