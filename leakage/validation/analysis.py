@@ -135,7 +135,7 @@ def _standing(scores: PermutationScores, statistic: Statistic) -> Ints:
     """The rank every order would have if it were the published one, shape (N, m)."""
     (group,) = scores.groups()
     values = residuals(group.orders, group.logprobs) if statistic == "residual" else group.logprobs
-    return values.shape[1] - values.argsort(axis=1).argsort(axis=1)
+    return np.asarray(values.shape[1] - values.argsort(axis=1).argsort(axis=1), np.int64)
 
 
 def _uniformity(p: Floats) -> dict[str, Any]:

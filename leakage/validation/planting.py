@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from evalkit.data.source import DataSource
 from evalkit.leakage.items import Item
 
 
@@ -20,6 +21,18 @@ class Planted:
     """Options in the random order we gave them, which is the one that is trained on and tested."""
     member: NDArray[np.bool_]
     """Which of them are trained on, shape (N,)."""
+
+
+def read_items(source: DataSource, name: str, split: str) -> list[Item]:
+    """Items of a benchmark with questions and four options, in the order of its files."""
+    from evalkit.registry import get_task
+
+    task = get_task(name)
+    return [
+        Item(subset, sample.id, sample.fields["question"], tuple(sample.fields[k] for k in "ABCD"))
+        for subset in task.subsets
+        for sample in source.load(task, split, subset)
+    ]
 
 
 def eligible(items: Iterable[Item], longest: int) -> list[Item]:

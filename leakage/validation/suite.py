@@ -11,7 +11,7 @@ from typing import Any
 from evalkit.cachedir import cache_dir
 from evalkit.data.source import DataSource
 from evalkit.errors import UsageError
-from evalkit.leakage.validation import figures, report, tier0, tier1, tier2
+from evalkit.leakage.validation import figures, planting, report, tier0, tier1, tier2
 
 TIERS = (0, 1, 2)
 RESULTS = "leakage-validation.json"
@@ -84,7 +84,7 @@ def _tier(
     if tier == 0:
         return tier0.run()
     if tier == 1:
-        return tier1.run(tier1.read_items(source), work / "tier1", progress)
+        return tier1.run(planting.read_items(source, "cmmlu", "test"), work / "tier1", progress)
     found = tier2.studies(source, work / "tier2", progress)
     for study in found if train else ():
         study.complete()

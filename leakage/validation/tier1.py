@@ -15,7 +15,6 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from evalkit.data.source import DataSource
 from evalkit.leakage.formats import ni2024
 from evalkit.leakage.items import Item
 from evalkit.leakage.scores import PermutationScores
@@ -121,15 +120,3 @@ def build(seed: int, **shape: int) -> Any:
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     info = ModelInfo("byte model", "hf", "float32", f"random {seed}", 2048)
     return LoadedModel(model, cast(Any, Utf8Tokenizer()), info)
-
-
-def read_items(source: DataSource) -> list[Item]:
-    """CMMLU's test items, in the order of the files."""
-    from evalkit.registry import get_task
-
-    task = get_task("cmmlu")
-    return [
-        Item(subset, sample.id, sample.fields["question"], tuple(sample.fields[k] for k in "ABCD"))
-        for subset in task.subsets
-        for sample in source.load(task, "test", subset)
-    ]

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from evalkit.data.source import DataSource
 from evalkit.leakage.formats import ni2024
 from evalkit.leakage.items import Item
 from evalkit.leakage.scores import PermutationScores
@@ -191,17 +192,18 @@ class Study:
         return self.folder / f"{view}-{dose}.npz"
 
 
-def studies(source: Any, work: Path, progress: Progress) -> list[Study]:
+def studies(source: DataSource, work: Path, progress: Progress) -> list[Study]:
     """The study of every seed.
 
     Args:
-        source: where MMLU is read from, a `DataSource`.
+        source: where MMLU is read from.
         work: folder of matrices and checkpoints.
         progress: told what was done.
     """
-    test, other = read_items(source, "test"), [*read_items(source, "val"), *read_items(source, "dev")]
+    test, val, dev = (planting.read_items(source, "mmlu", split) for split in ("test", "val", "dev"))
     trials = [
-        Trial(seed, test, other, {**PLANTED, **HARD} if seed == SEEDS[0] else PLANTED) for seed in SEEDS
+        Trial(seed, test, [*val, *dev], {**PLANTED, **HARD} if seed == SEEDS[0] else PLANTED)
+        for seed in SEEDS
     ]
     return [Study(trial, work / f"seed{trial.seed}", load, progress) for trial in trials]
 
@@ -299,15 +301,3 @@ def _write(path: Path, value: Any) -> None:
     scratch = path.with_suffix(".part")
     torch.save(value, scratch)
     scratch.replace(path)
-
-
-def read_items(source: Any, split: str) -> list[Item]:
-    """MMLU's items of one split, in the order of the files."""
-    from evalkit.registry import get_task
-
-    task = get_task("mmlu")
-    return [
-        Item(subset, sample.id, sample.fields["question"], tuple(sample.fields[k] for k in "ABCD"))
-        for subset in task.subsets
-        for sample in source.load(task, split, subset)
-    ]
