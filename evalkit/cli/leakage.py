@@ -260,6 +260,48 @@ def power(
         )
 
 
+@app.command("validate")
+def validate(
+    tier: str = typer.Option(
+        "0,1,2",
+        help="Which, comma-separated: 0 made-up scores (a minute), 1 a small model trained from scratch "
+        "(minutes), 2 SmolLM2-135M fine-tuned on planted items (hours on a processor).",
+    ),
+    output: Path = typer.Option(Path("leakage-validation"), "--output", "-o", help="Folder of the document."),
+    work: Path = typer.Option(
+        None, help="Folder of matrices and checkpoints, from which to continue (default: in the cache)."
+    ),
+    train: bool = typer.Option(
+        True, "--train/--no-train", help="Train and score what --work lacks, or report what it has."
+    ),
+    data: str = DATA,
+    offline: bool = OFFLINE,
+    quiet: bool = QUIET,
+) -> None:
+    """Plant leaks, look for them, and write what was found with tables and figures.
+
+    \b
+    Examples:
+      evalkit leakage validate --tier 0
+      evalkit leakage validate --output docs
+    """
+    from evalkit.data.source import open_source
+    from evalkit.leakage.validation.suite import DOCUMENT
+    from evalkit.leakage.validation.suite import run as validate_tiers
+
+    if not all(part.isdigit() for part in names(tier)) or not names(tier):
+        raise UsageError(f"--tier '{tier}': give some of 0, 1 and 2, separated by commas")
+    validate_tiers(
+        [int(part) for part in names(tier)],
+        open_source(data, offline=offline),
+        output,
+        work=work,
+        train=train,
+        progress=(lambda text: None) if quiet else (lambda text: typer.echo(text, err=True)),
+    )
+    typer.echo(f"written to {output / DOCUMENT}")
+
+
 def _annotate(into: Path | None, document: Mapping[str, Any], folder: Path) -> None:
     if into is None:
         return
