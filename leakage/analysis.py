@@ -35,6 +35,8 @@ class Reference:
 
     name: str
     fingerprint: str
+    request: Mapping[str, Any]
+    """How it was measured."""
     scores: Mapping[str, PermutationScores]
     controls: Mapping[str, PermutationScores]
 

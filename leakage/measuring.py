@@ -43,9 +43,15 @@ class Measurer:
     """Scores benchmarks on one model, resumably."""
 
     def __init__(
-        self, backend: Backend, store: RunStore, options: LeakageOptions, progress: Progress
+        self,
+        backend: Backend,
+        store: RunStore,
+        options: LeakageOptions,
+        progress: Progress,
+        n_hypotheses: int,
     ) -> None:
-        """`store` has begun."""
+        """`store` has begun; the evidence at which scoring stops suffices among so many hypotheses."""
+        self._alpha = options.alpha / n_hypotheses
         self._backend, self._store = backend, store
         self._options, self._progress = options, progress
         self._earlier = store.responses()
@@ -74,7 +80,7 @@ class Measurer:
         """Score items in random order until the evidence suffices or futility is shown."""
         options, items = self._options, benchmark.items
         order = np.random.default_rng(options.seed).permutation(len(items)).tolist()
-        stopping = Stopping(options.alpha, options.smallest)
+        stopping = Stopping(self._alpha, options.smallest)
         found: list[Scored] = []
         decision: Decision = "continue"
         parts = _parts(order, SEQUENTIAL_PART)

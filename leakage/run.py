@@ -72,7 +72,7 @@ def run(
     backend = load_backend()
     _check_capable(backend)
     for reference in references:
-        _check_other_model(reference, backend)
+        _check_reference(reference, backend, options, benchmarks)
     progress.stage("equality gate: comparing with plain forwards")
     chosen = {b.name: gate_requests(backend, b.items, options.measure) for b in benchmarks if b.items}
     gate = equality.check_requests(backend, chosen) if chosen else None
@@ -83,7 +83,7 @@ def run(
 
     with interruptible(store):
         store.begin(manifest)
-        measurer = Measurer(backend, store, options, progress)
+        measurer = Measurer(backend, store, options, progress, _n_hypotheses(benchmarks, options))
         evidence = [
             _examine(b, backend, measurer, references, compared, options, progress) for b in benchmarks
         ]
@@ -145,10 +145,11 @@ def open_reference(folder: Path) -> Reference:
     """
     store = RunStore(folder)
     store.read_json(DOCUMENT)
-    model = store.read_json("manifest.json")["model"]
+    manifest = store.read_json("manifest.json")
     return Reference(
-        str(model["name"]),
-        str(model["fingerprint"]),
+        str(manifest["model"]["name"]),
+        str(manifest["model"]["fingerprint"]),
+        manifest["request"],
         read_scores(folder / PERMUTATIONS),
         read_scores(folder / CONTROLS),
     )
@@ -272,6 +273,12 @@ def _check_examinable(benchmark: Benchmark, options: LeakageOptions) -> None:
         _check_enough(benchmark, options.alpha)
 
 
+def _n_hypotheses(benchmarks: Sequence[Benchmark], options: LeakageOptions) -> int:
+    """How many detectors will have evidence on how many benchmarks, at most."""
+    detectors = 2 if options.references and options.wants("source") else 1
+    return max(1, detectors * len(benchmarks))
+
+
 def _check_enough(benchmark: Benchmark, alpha: float) -> None:
     """Refuse a benchmark on which the order test could show nothing even if every item had leaked."""
     n_options = Counter(len(item.options) for item in benchmark.items).most_common(1)[0][0]
@@ -293,11 +300,24 @@ def _check_capable(backend: Backend) -> None:
         )
 
 
-def _check_other_model(reference: Reference, backend: Backend) -> None:
+def _check_reference(
+    reference: Reference, backend: Backend, options: LeakageOptions, benchmarks: Sequence[Benchmark]
+) -> None:
     if reference.fingerprint == backend.info.fingerprint:
         raise UsageError(
             f"--reference: {reference.name} is the examined model itself; name a leakage run of a model "
             "that cannot have seen the benchmark, such as an older one"
+        )
+    asked = options.to_json()
+    refuse_differences(
+        f"--reference: the run of {reference.name} was made with another {{what}}; examine that model in the "
+        "same way",
+        [(f"--{key}", reference.request[key], asked[key]) for key in ("format", "permutations", "seed")],
+    )
+    if not reference.scores.keys() & {b.name for b in benchmarks}:
+        raise UsageError(
+            f"--reference: the run of {reference.name} has none of the examined tasks, but "
+            f"{', '.join(reference.scores)}"
         )
 
 

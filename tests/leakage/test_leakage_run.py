@@ -20,7 +20,7 @@ from evalkit.store import RunStore
 from evalkit.types import Response, ScoreResponse
 
 WORDS = ("red", "violet", "green and blue", "a kind of grey", "black")
-MOCK = ("--model", "mock", "--backend", "mock", "--tasks", "cmmlu")
+MOCK = ("--model", "mock", "--backend", "mock", "--tasks", "cmmlu", "--method", "order")
 TASK = "cmmlu@official:test:5shot"
 
 
@@ -38,7 +38,8 @@ def leaky() -> MockBackend:
 def examine(
     output: Path, data: Path | str, backend: MockBackend | None = None, *, resume: bool = False, **asked: Any
 ) -> dict[str, Any]:
-    asked = {"model": "mock", "tasks": "cmmlu", "subsets": (), "controls": 10} | asked
+    # The published rules, whose null takes seconds, are left to the test of what is written.
+    asked = {"model": "mock", "tasks": "cmmlu", "controls": 10, "methods": ("order", "source")} | asked
     options = LeakageOptions(**asked)
     engine = backend or MockBackend()
     return run(options, open_source(str(data), offline=True), lambda: engine, RunStore(output), resume=resume)
@@ -75,7 +76,7 @@ def _two_subjects(monkeypatch: pytest.MonkeyPatch) -> None:
 
 class TestWhatIsWritten:
     def test_the_files_others_rely_on(self, exam: Path, tmp_path: Path) -> None:
-        document = examine(tmp_path / "run", exam)
+        document = examine(tmp_path / "run", exam, methods=())
         assert json.loads((tmp_path / "run/leakage.json").read_text()) == document
         task = document["tasks"][TASK]
         assert (task["n_items"], task["n_permutations"]) == (120, {"24": 120})
@@ -196,6 +197,11 @@ class TestReferences:
     def test_the_model_itself_is_no_reference(self, exam: Path, tmp_path: Path) -> None:
         examine(tmp_path / "old", exam)
         with pytest.raises(UsageError, match="the examined model itself"):
+            examine(tmp_path / "run", exam, references=(str(tmp_path / "old"),))
+
+    def test_a_reference_measured_in_another_way(self, exam: Path, tmp_path: Path) -> None:
+        examine(tmp_path / "old", exam, MockBackend("old"), format="lettered")
+        with pytest.raises(UsageError, match="another --format"):
             examine(tmp_path / "run", exam, references=(str(tmp_path / "old"),))
 
     def test_a_folder_that_is_no_leakage_run(self, exam: Path, tmp_path: Path) -> None:
