@@ -31,8 +31,8 @@ OutlierScore = Callable[[Floats], Floats]
 Null = Mapping[int, Floats]
 """Outlier scores of many clean items, by the number of orders they are scored in."""
 
-_DRAWN: dict[OutlierScore, int] = {outlier_scores: 480_000, isolation_score: 2_400_000}
-"""Random log-probabilities drawn for one null: some seconds of work."""
+_DRAWN: dict[OutlierScore, int] = {outlier_scores: 240_000, isolation_score: 2_400_000}
+"""Random log-probabilities drawn for one null: a few seconds of work."""
 
 
 @dataclass(frozen=True, slots=True)

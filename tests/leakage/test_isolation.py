@@ -81,5 +81,5 @@ def test_location_scale_and_the_order_of_values_do_not_matter(
 ) -> None:
     score = isolation_score(rows)
     np.testing.assert_allclose(isolation_score(rows[:, ::-1]), score, atol=1e-12)
-    np.testing.assert_allclose(isolation_score(scale * rows), score, atol=1e-9)
+    np.testing.assert_allclose(isolation_score(scale * rows + shift), score, atol=1e-6)
     assert np.all(score[np.ptp(rows, axis=1) == 0] == 0)

@@ -83,9 +83,9 @@ def test_the_rules_flag_the_items_that_the_released_code_flags() -> None:
     generator = np.random.default_rng(3)
     rows = -90 + 3 * generator.standard_normal((24, 24))
     rows[::3, 0] += 6
+    reference = np.array([reference_score(row) for row in rows[:8]])
     for threshold in SCENARIO_B_THRESHOLDS:
-        reference = [reference_score(row) < threshold for row in rows[:8]]
-        assert scenario_b(outlier_scores(rows[:8]), threshold).tolist() == reference
+        assert scenario_b(outlier_scores(rows[:8]), threshold).tolist() == (reference < threshold).tolist()
     assert 0 < scenario_b(outlier_scores(rows), -0.2).sum() < len(rows)
 
 
