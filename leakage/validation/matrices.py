@@ -76,14 +76,6 @@ def republished(scores: PermutationScores, generator: np.random.Generator) -> Pe
     return PermutationScores(scores.task, tuple(_republished(item, generator) for item in scores.items))
 
 
-def less(scores: PermutationScores, reference: PermutationScores) -> PermutationScores:
-    """How much likelier than to a reference each order is to a model; both scored the same items."""
-    pairs = zip(scores.items, reference.items, strict=True)
-    return PermutationScores(
-        scores.task, tuple(replace(one, logprobs=one.logprobs - other.logprobs) for one, other in pairs)
-    )
-
-
 def _republished(item: ItemScores, generator: np.random.Generator) -> ItemScores:
     row = {order.tobytes(): k for k, order in enumerate(item.orders)}
     published = item.orders[generator.integers(len(item.orders))]

@@ -231,11 +231,7 @@ def analyse(found: Sequence[Study], seed: int = 0) -> dict[str, Any]:
         "blind_auc": [blind_auc(trial.planted.items, trial.planted.member) for trial in trials],
         "doses": {str(dose): _dose(draws, rng) for dose, draws in doses.items()},
         "null": {str(dose): analysis.null(_unexposed(draws, dose), rng) for dose, draws in doses.items()},
-        "referenced": {
-            str(dose): {"lift_explained": analysis.lift_explained(draws), **_dose(draws)}
-            for dose in read
-            if (draws := _less_untouched(found, dose))
-        },
+        "lift_explained": {str(dose): analysis.lift_explained(draws) for dose, draws in read.items()},
         "reordered": {str(dose): _dose(_reordered(draws, rng)) for dose, draws in read.items()},
         "lettered": {str(dose): _dose(draws) for dose, draws in _draws(found, "lettered").items()},
         "swapped": {
@@ -261,12 +257,6 @@ def _exposed(scores: PermutationScores | None, study: Study) -> Exposed | None:
 def _unexposed(draws: Sequence[Exposed], dose: int) -> list[Exposed]:
     """Before training no item is exposed."""
     return [Exposed(draw.scores, draw.member & (dose > 0)) for draw in draws]
-
-
-def _less_untouched(found: Sequence[Study], dose: int) -> list[Exposed]:
-    """Draws measured against the untouched model, where it was scored."""
-    pairs = [(study.scores(dose), study.scores(0), study.trial.planted.member) for study in found]
-    return [Exposed(matrices.less(now, before), member) for now, before, member in pairs if now and before]
 
 
 def _reordered(draws: Sequence[Exposed], rng: np.random.Generator) -> list[Exposed]:
