@@ -20,7 +20,7 @@ from scipy import optimize, special
 from evalkit.errors import UsageError
 from evalkit.leakage.multiplicity import benjamini_hochberg
 from evalkit.leakage.order_test import Ints, Ranks, clopper_pearson, residuals
-from evalkit.leakage.power import ONE_EXPOSURE
+from evalkit.leakage.power import one_exposure
 from evalkit.leakage.scores import Floats, PermutationScores
 from evalkit.stats.intervals import LEVEL
 
@@ -62,7 +62,7 @@ def leaked_fraction(ranks: Ranks, sensitivity: tuple[float, float] | None = None
     Args:
         ranks: of at least one item.
         sensitivity: least and greatest probability that a leaked item is ranked first, such as the interval
-            `planted_sensitivity` gives; None takes (0.262, 1).
+            `planted_sensitivity` gives; None takes (`one_exposure`, 1), 0.262 for items in 24 orders.
 
     Raises:
         UsageError: if the sensitivity is not above chance.
@@ -70,14 +70,14 @@ def leaked_fraction(ranks: Ranks, sensitivity: tuple[float, float] | None = None
     """
     if not len(ranks):
         raise ValueError("a fraction needs at least one item")
-    low, high = sensitivity or (ONE_EXPOSURE, 1.0)
     n, tops, chance = len(ranks), int(ranks.top.sum()), float((1 / ranks.n_orders).mean())
+    low, high = sensitivity or (one_exposure(chance), 1.0)
     if not chance < low <= high <= 1:
         raise UsageError(
             f"a sensitivity from {low:g} to {high:g} says nothing of the leaked fraction: it must lie above "
             f"chance ({chance:.3g}) and not above 1; measure it on planted items of this task"
         )
-    typical = (low + high) / 2 if sensitivity else ONE_EXPOSURE
+    typical = (low + high) / 2 if sensitivity else low
     return Fraction(
         value=float(np.clip((tops / n - chance) / (typical - chance), 0, 1)),
         ci95=_interval(tops, n, chance, low, high),

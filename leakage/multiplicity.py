@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import optimize, stats
 
 from evalkit.leakage.scores import Floats
 
@@ -30,6 +32,12 @@ def p_to_e(p_values: ArrayLike) -> Floats:
         closed = (1 - safe + safe * log) / (safe * log**2)
     # Around 1 the form is 0/0; its series is 1/2 + (1-p)/6 + ….
     return np.where(inside, closed, np.where(p == 0, np.inf, 0.5 + (1 - p) / 6))
+
+
+def p_needed(e_value: float) -> float:
+    """The p-value that `p_to_e` turns into an e-value of at least 10."""
+    log_p = optimize.brentq(lambda x: float(np.log(p_to_e(math.exp(x)) / e_value)), -600.0, -1.0)
+    return math.exp(log_p)
 
 
 def average_e(e_values: ArrayLike) -> float:

@@ -39,6 +39,7 @@ _STEPS = 128
 """Steps per nat on which the scores of ranks lie."""
 _ENUMERATED_CLUSTERS = 14
 _SIGN_FLIPS = 19_999
+_SIGNS_AT_ONCE = 2_000_000
 
 
 def residuals(orders: Orders, logprobs: Floats) -> Floats:
@@ -279,5 +280,9 @@ def sign_flip(sums: Floats, seed: int) -> float:
         signs = np.array(list(itertools.product((1.0, -1.0), repeat=sums.size)))
         return float((signs @ sums >= least).mean())
     generator = np.random.default_rng(seed)
-    totals = [generator.choice([1.0, -1.0], sums.size) @ sums for _ in range(_SIGN_FLIPS)]
-    return (1 + int((np.array(totals) >= least).sum())) / (1 + _SIGN_FLIPS)
+    step = max(1, _SIGNS_AT_ONCE // sums.size)
+    hits = 0
+    for done in range(0, _SIGN_FLIPS, step):
+        signs = generator.choice([1.0, -1.0], (min(step, _SIGN_FLIPS - done), sums.size))
+        hits += int((signs @ sums >= least).sum())
+    return (1 + hits) / (1 + _SIGN_FLIPS)

@@ -24,6 +24,8 @@ Test = Literal["sum", "top"]
 
 ONE_EXPOSURE = 0.262
 """Share of items whose published order is the first after one exposure (arXiv 2409.01790, table 1, CMMLU)."""
+RECALL = (ONE_EXPOSURE - 1 / 24) / (1 - 1 / 24)
+"""The same without luck: the share of items recalled, if an item that is not recalled has a random rank."""
 DETECTED = 0.8
 _MOST_ITEMS = 2_000_000
 
@@ -77,6 +79,11 @@ def items_needed(
     fail to.
     """
     return _first(lambda n: power(n, fraction, sensitivity, alpha, m, test) >= DETECTED)
+
+
+def one_exposure(chance: float) -> float:
+    """Sensitivity after one exposure, for items whose first rank has this chance: recall or luck."""
+    return chance + RECALL * (1 - chance)
 
 
 def _law(fraction: float, sensitivity: float, m: int) -> Floats:

@@ -17,7 +17,7 @@ import numpy as np
 from scipy import special
 
 from evalkit.leakage.order_test import Ranks
-from evalkit.leakage.power import ONE_EXPOSURE
+from evalkit.leakage.power import one_exposure
 from evalkit.leakage.scores import Floats
 
 Decision = Literal["continue", "evidence", "futile"]
@@ -81,7 +81,7 @@ class Stopping:
         self,
         alpha: float = 0.01,
         fraction: float = 0.05,
-        sensitivity: float = ONE_EXPOSURE,
+        sensitivity: float | None = None,
         level: float = 0.95,
     ) -> None:
         """Set the rule.
@@ -89,7 +89,8 @@ class Stopping:
         Args:
             alpha: level of the evidence.
             fraction: leaked fraction that is small enough not to look for.
-            sensitivity: probability that a leaked item's published order is the first, at the least.
+            sensitivity: probability that a leaked item's published order is the first, at the least; None
+                takes that after `one_exposure`.
             level: confidence with which `fraction` is ruled out.
         """
         self.process = EProcess()
@@ -111,7 +112,7 @@ class Stopping:
         return _upper(self._seen, self._sensitivity, self._level)
 
 
-def upper_fraction(ranks: Ranks, sensitivity: float = ONE_EXPOSURE, level: float = 0.95) -> float:
+def upper_fraction(ranks: Ranks, sensitivity: float | None = None, level: float = 0.95) -> float:
     """Upper bound on the leaked fraction that holds with probability `level` whenever one stops.
 
     The largest fraction, in steps of 1/1000, that no e-process against it and everything above has refuted:
@@ -120,19 +121,21 @@ def upper_fraction(ranks: Ranks, sensitivity: float = ONE_EXPOSURE, level: float
 
     Args:
         ranks: the items so far.
-        sensitivity: t, the probability that a leaked item's published order is the first, at the least.
+        sensitivity: t, the probability that a leaked item's published order is the first, at the least; None
+            takes that after `one_exposure`.
         level: confidence.
     """
     seen = Counter(zip(ranks.n_orders.tolist(), ranks.top.tolist(), strict=True))
     return _upper(seen, sensitivity, level)
 
 
-def _upper(seen: Counter[tuple[int, bool]], sensitivity: float, level: float) -> float:
+def _upper(seen: Counter[tuple[int, bool]], sensitivity: float | None, level: float) -> float:
     fractions = np.arange(_GRID + 1) / _GRID
     log_capital = np.zeros((_SHRUNK.size, fractions.size))
     for (m, top), count in seen.items():
-        rate = 1 / m + fractions * (sensitivity - 1 / m)
-        rarer = 1 / m + _SHRUNK[:, None] * fractions * (sensitivity - 1 / m)
+        trace = (one_exposure(1 / m) if sensitivity is None else sensitivity) - 1 / m
+        rate = 1 / m + fractions * trace
+        rarer = 1 / m + _SHRUNK[:, None] * fractions * trace
         log_capital += count * (np.log(rarer / rate) if top else np.log((1 - rarer) / (1 - rate)))
     log_value = special.logsumexp(log_capital, axis=0) - math.log(_SHRUNK.size)
     return float(fractions[log_value < -math.log(1 - level)].max())

@@ -28,7 +28,7 @@ from evalkit.leakage.items import Item
 from evalkit.leakage.order_test import residuals, sign_flip
 from evalkit.leakage.published import SCENARIO_B_THRESHOLDS, scenario_b
 from evalkit.leakage.scores import Floats, PermutationScores
-from evalkit.stats.intervals import bootstrap
+from evalkit.stats.intervals import clustered_mean
 
 Key = tuple[str, str]
 Peak = Literal["height", "gap", "isolation"]
@@ -57,10 +57,14 @@ def swapped(items: Sequence[Item], seed: int = 0) -> list[Item]:
     alike: dict[tuple[str, int], list[int]] = defaultdict(list)
     for row, item in enumerate(items):
         alike[item.subset, len(item.options)].append(row)
+    together: dict[str, set[frozenset[str]]] = defaultdict(set)
+    for item in items:
+        pairs = itertools.combinations(map(_normal, item.options), 2)
+        together[item.subset].update(map(frozenset, pairs))
     controls: dict[int, Item] = {}
-    for rows in alike.values():
+    for (subset, _), rows in alike.items():
         group = [items[row] for row in rows]
-        for place, options in _swapped_options(group, generator).items():
+        for place, options in _swapped_options(group, together[subset], generator).items():
             controls[rows[place]] = replace(items[rows[place]], options=options)
     return [controls[row] for row in sorted(controls)]
 
@@ -91,7 +95,7 @@ class Excess:
 
     value: float
     ci95: tuple[float, float]
-    """Percentiles of the bootstrap over subsets (over items, if there is one subset)."""
+    """From the spread between subsets (between items, if there is one subset)."""
     p: float
     """One-sided, by flipping the signs of whole subsets (of items, if there is one subset)."""
 
@@ -133,7 +137,7 @@ def source_exposure(
         benchmark: the model's scores of the items.
         control: its scores of the items' controls (`swapped`).
         references: (items, controls) as scored by models that cannot have seen the sources.
-        seed: of the bootstrap and of sign flips.
+        seed: of the sign flips.
         statistic: see `peak`.
 
     Raises:
@@ -163,29 +167,43 @@ def source_exposure(
     )
 
 
-def _swapped_options(group: Sequence[Item], generator: np.random.Generator) -> dict[int, tuple[str, ...]]:
+def _swapped_options(
+    group: Sequence[Item], together: set[frozenset[str]], generator: np.random.Generator
+) -> dict[int, tuple[str, ...]]:
     """New options by place in the group, where some are found."""
     texts = [[_normal(text) for text in item.options] for item in group]
-    together = {frozenset(pair) for options in texts for pair in itertools.combinations(options, 2)}
     lengths = np.log1p([[len(text) for text in item.options] for item in group])
     cost = generator.uniform(0, 0.1, lengths.shape)
     found = {}
     for place in generator.permutation(len(group)).tolist():
-        donors: list[int] = []
-        chosen: list[str] = []
-        for slot, closeness in enumerate((np.abs(lengths - lengths[place]) + cost).T):
-            for donor in np.argsort(closeness, kind="stable").tolist():
-                text = texts[donor][slot]
-                if donor == place or donor in donors or text in chosen:
-                    continue
-                if not any(frozenset((text, other)) in together for other in chosen):
-                    donors.append(donor)
-                    chosen.append(text)
-                    break
-        if len(donors) == lengths.shape[1]:
+        preferred = np.argsort(np.abs(lengths - lengths[place]) + cost, axis=0, kind="stable").T
+        donors = _donors(place, preferred, texts, together)
+        if donors is not None:
             found[place] = tuple(group[donor].options[slot] for slot, donor in enumerate(donors))
             cost[donors, np.arange(len(donors))] += _USED
     return found
+
+
+def _donors(
+    place: int,
+    preferred: NDArray[np.intp],
+    texts: Sequence[Sequence[str]],
+    together: set[frozenset[str]],
+) -> list[int] | None:
+    """For each slot the first preferred item whose option there goes with those chosen before."""
+    donors: list[int] = []
+    chosen: list[str] = []
+    for slot, candidates in enumerate(preferred):
+        for donor in candidates.tolist():
+            text = texts[donor][slot]
+            met = text in chosen or any(frozenset((text, other)) in together for other in chosen)
+            if donor != place and donor not in donors and not met:
+                donors.append(donor)
+                chosen.append(text)
+                break
+        else:
+            return None
+    return donors
 
 
 def _normal(text: str) -> str:
@@ -244,6 +262,8 @@ def _units(keys: Sequence[Key]) -> NDArray[np.intp]:
 
 
 def _excess(values: Floats, units: NDArray[np.intp], seed: int) -> Excess:
-    sums, sizes = np.bincount(units, values).astype(np.float64), np.bincount(units)
-    estimate = bootstrap(lambda rows: sums[rows].sum() / sizes[rows].sum(), sums.size, 2000, seed)
-    return Excess(estimate.value, estimate.ci95, sign_flip(sums, seed))
+    low, span = float(values.min()), float(np.ptp(values)) or 1.0
+    # The clustered mean is one of values in [0, 1].
+    estimate = clustered_mean(np.clip((values - low) / span, 0, 1), units)
+    ends = (low + span * estimate.ci95[0], low + span * estimate.ci95[1])
+    return Excess(float(values.mean()), ends, sign_flip(np.bincount(units, values).astype(np.float64), seed))

