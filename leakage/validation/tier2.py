@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from evalkit.data.source import DataSource
+from evalkit.leakage.files import write_scores
 from evalkit.leakage.formats import ni2024
 from evalkit.leakage.items import Item
 from evalkit.leakage.scores import PermutationScores
@@ -177,7 +178,7 @@ class Study:
         items = self.trial.swapped if view == "swapped" else self.trial.planted.items
         fmt = "lettered" if view == "lettered" else "ni2024"
         task = f"seed{self.trial.seed}-{view}-{dose}"
-        matrices.save(self._matrix(dose, view), matrices.measure(HfBackend(loaded), task, items, fmt))
+        write_scores(self._matrix(dose, view), [matrices.measure(HfBackend(loaded), task, items, fmt)])
         self._progress(f"seed {self.trial.seed}: {view} scored after {dose} exposures")
         if dose not in {left for left, _ in self.missing()}:
             self._weights(dose).unlink(missing_ok=True)
@@ -190,7 +191,7 @@ class Study:
         return self.folder / f"weights-{dose}.pt"
 
     def _matrix(self, dose: int, view: str) -> Path:
-        return self.folder / f"{view}-{dose}.npz"
+        return self.folder / f"{view}-{dose}.parquet"
 
 
 def studies(source: DataSource, work: Path, progress: Progress) -> list[Study]:
