@@ -119,6 +119,12 @@ def _targets(tier: Results, doses: Results) -> Iterator[str]:
         "Residual ranks find at least as many members at rank 1 as raw ones at every dose: "
         f"**{_verdict(not behind)}**" + (f" (fewer after {', '.join(behind)} exposures)." if behind else ".")
     )
+    if "2" in doses:
+        enough = [row["n"] for row in doses["2"]["power"] if _shows_a_tenth(row)]
+        yield (
+            "80 % power for 10 % leaked items, read twice, with at most 300 items: "
+            f"**{_verdict(bool(enough))}**" + (f" ({min(enough)} items)." if enough else ".")
+        )
     blind = ", ".join(f"{auc:.2f}" for auc in tier["blind_auc"])
     yield f"A classifier that sees only the words of the items: AUC {blind} (chance: 0.5)."
     fired = [
@@ -129,6 +135,10 @@ def _targets(tier: Results, doses: Results) -> Iterator[str]:
     ]
     found = f" ({'; '.join(fired)})" if fired else ""
     yield f"Items nobody read do not fire: **{_verdict(not fired)}**{found}."
+
+
+def _shows_a_tenth(row: Results) -> bool:
+    return bool(row["fraction"] == 0.1 and row["statistic"] == "raw" and row["power"] >= 0.8)
 
 
 def _why_residuals_miss(tier: Results) -> Iterator[str]:

@@ -270,7 +270,7 @@ def _dose(draws: Sequence[Exposed], rng: np.random.Generator | None = None) -> d
         "draws": len(draws),
         "order": analysis.order_tests(draws),
         "detectors": analysis.detections(draws),
-        **({"power": analysis.power(draws, rng)} if rng else {}),
+        **({"roc": analysis.curves(draws), "power": analysis.power(draws, rng)} if rng else {}),
     }
 
 
