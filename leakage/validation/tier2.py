@@ -214,7 +214,7 @@ def load(dtype: str) -> Any:
     """The untouched model."""
     from evalkit.backends.hf import loading
 
-    return loading.load(MODEL, loading.LoadOptions(dtype=dtype, device="cpu"))
+    return loading.load(MODEL, loading.LoadOptions(dtype=dtype))
 
 
 def analyse(found: Sequence[Study], seed: int = 0) -> dict[str, Any]:
