@@ -38,10 +38,10 @@ def _roc(tier2: Mapping[str, Any]) -> Any:
     doses = [dose for dose in tier2["doses"] if dose != "0"]
     figure, panels = _panels(len(doses))
     for dose, axes in zip(doses, panels, strict=True):
-        detectors = tier2["doses"][dose]["detectors"]
+        found = tier2["doses"][dose]
         for name in _SHOWN:
-            curve = detectors[name]["roc"]
-            label = f"{name} ({detectors[name]['auc']:.2f})"
+            curve = found["roc"][name]
+            label = f"{name} ({found['detectors'][name]['auc']:.2f})"
             axes.plot(np.linspace(0, 1, len(curve)), curve, label=label, linewidth=1.2)
         axes.plot([0, 1], [0, 1], color="0.7", linewidth=0.8)
         axes.set(title=f"{dose} exposure{'s' if dose != '1' else ''}", xlabel="false-positive rate")

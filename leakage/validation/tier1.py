@@ -102,7 +102,7 @@ def scores(plan: Plan, work: Path, progress: Callable[[str], None]) -> Permutati
         progress(f"tier 1: loss {loss:.3f} nats per byte")
         return matrices.measure(HfBackend(loaded), f"tier1-seed{plan.seed}", plan.items, "ni2024")
 
-    return matrices.kept(work / f"seed{plan.seed}.npz", measured)
+    return matrices.kept(work / f"seed{plan.seed}.parquet", measured)
 
 
 def build(seed: int, **shape: int) -> Any:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from evalkit.data.source import DataSource
+from evalkit.leakage.files import write_scores
 from evalkit.leakage.formats import ni2024
 from evalkit.leakage.items import Item
 from evalkit.leakage.scores import PermutationScores
@@ -177,7 +178,7 @@ class Study:
         items = self.trial.swapped if view == "swapped" else self.trial.planted.items
         fmt = "lettered" if view == "lettered" else "ni2024"
         task = f"seed{self.trial.seed}-{view}-{dose}"
-        matrices.save(self._matrix(dose, view), matrices.measure(HfBackend(loaded), task, items, fmt))
+        write_scores(self._matrix(dose, view), [matrices.measure(HfBackend(loaded), task, items, fmt)])
         self._progress(f"seed {self.trial.seed}: {view} scored after {dose} exposures")
         if dose not in {left for left, _ in self.missing()}:
             self._weights(dose).unlink(missing_ok=True)
@@ -190,7 +191,7 @@ class Study:
         return self.folder / f"weights-{dose}.pt"
 
     def _matrix(self, dose: int, view: str) -> Path:
-        return self.folder / f"{view}-{dose}.npz"
+        return self.folder / f"{view}-{dose}.parquet"
 
 
 def studies(source: DataSource, work: Path, progress: Progress) -> list[Study]:
@@ -213,7 +214,7 @@ def load(dtype: str) -> Any:
     """The untouched model."""
     from evalkit.backends.hf import loading
 
-    return loading.load(MODEL, loading.LoadOptions(dtype=dtype, device="cpu"))
+    return loading.load(MODEL, loading.LoadOptions(dtype=dtype))
 
 
 def analyse(found: Sequence[Study], seed: int = 0) -> dict[str, Any]:
@@ -231,11 +232,7 @@ def analyse(found: Sequence[Study], seed: int = 0) -> dict[str, Any]:
         "blind_auc": [blind_auc(trial.planted.items, trial.planted.member) for trial in trials],
         "doses": {str(dose): _dose(draws, rng) for dose, draws in doses.items()},
         "null": {str(dose): analysis.null(_unexposed(draws, dose), rng) for dose, draws in doses.items()},
-        "referenced": {
-            str(dose): {"lift_explained": analysis.lift_explained(draws), **_dose(draws)}
-            for dose in read
-            if (draws := _less_untouched(found, dose))
-        },
+        "lift_explained": {str(dose): analysis.lift_explained(draws) for dose, draws in read.items()},
         "reordered": {str(dose): _dose(_reordered(draws, rng)) for dose, draws in read.items()},
         "lettered": {str(dose): _dose(draws) for dose, draws in _draws(found, "lettered").items()},
         "swapped": {
@@ -263,12 +260,6 @@ def _unexposed(draws: Sequence[Exposed], dose: int) -> list[Exposed]:
     return [Exposed(draw.scores, draw.member & (dose > 0)) for draw in draws]
 
 
-def _less_untouched(found: Sequence[Study], dose: int) -> list[Exposed]:
-    """Draws measured against the untouched model, where it was scored."""
-    pairs = [(study.scores(dose), study.scores(0), study.trial.planted.member) for study in found]
-    return [Exposed(matrices.less(now, before), member) for now, before, member in pairs if now and before]
-
-
 def _reordered(draws: Sequence[Exposed], rng: np.random.Generator) -> list[Exposed]:
     """As if the model had read every item in another order than the published one."""
     return [Exposed(matrices.republished(draw.scores, rng), draw.member) for draw in draws]
@@ -279,7 +270,7 @@ def _dose(draws: Sequence[Exposed], rng: np.random.Generator | None = None) -> d
         "draws": len(draws),
         "order": analysis.order_tests(draws),
         "detectors": analysis.detections(draws),
-        **({"power": analysis.power(draws, rng)} if rng else {}),
+        **({"roc": analysis.curves(draws), "power": analysis.power(draws, rng)} if rng else {}),
     }
 
 

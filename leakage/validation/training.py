@@ -20,8 +20,7 @@ def optimizer(model: Any, rate: float) -> Any:
     """AdamW without weight decay over all weights."""
     import torch
 
-    fused = model.device.type == "cpu" or model.device.type == "cuda"
-    return torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.95), weight_decay=0.0, fused=fused)
+    return torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True)
 
 
 def train(

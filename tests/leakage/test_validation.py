@@ -121,15 +121,6 @@ def test_calling_another_order_published_moves_scores_with_their_texts() -> None
     assert [text[shown.ordered(order).options] for order in orders] == moved.logprobs.tolist()
 
 
-def test_matrices_come_back_from_disk_as_they_were(tmp_path: Path) -> None:
-    scores = simulate(5, 4, 0.5, np.random.default_rng(0)).scores
-    matrices.save(tmp_path / "a/b.npz", scores)
-    back = matrices.load(tmp_path / "a/b.npz")
-    assert back.task == scores.task
-    assert [item.sample_id for item in back.items] == [item.sample_id for item in scores.items]
-    assert np.array_equal(next(back.groups()).logprobs, next(scores.groups()).logprobs)
-
-
 def test_auc_and_the_rate_at_one_percent_by_hand() -> None:
     unexposed = np.arange(200.0)
     found = detectors.separation(np.array([199.0, 197.5, 198.5, 50.5]), unexposed)
