@@ -241,17 +241,20 @@ def _order(evidence: Evidence, options: LeakageOptions, entry: dict[str, Any]) -
     diagnosis = evidence.benchmark.order
     assert diagnosis is not None
     entry["publisher_order"] = _described(diagnosis)
-    found, raw = (ranks(evidence.scores, kind, options.seed) for kind in ("residual", "raw"))
+    found = ranks(evidence.scores, seed=options.seed)
     if diagnosis.random:
         p, e = _exact(found, evidence, options, entry)
     else:
         p, e = _conditional(found, evidence, options, entry)
-    entry["methods"]["option order, raw ranks"] = _order_method(
-        raw, None, None, "for comparison" if diagnosis.random else "not valid: natural order"
+    entry["methods"]["option order, residual ranks"] = _order_method(
+        ranks(evidence.scores, "residual", options.seed),
+        None,
+        None,
+        "for comparison" if diagnosis.random else "not valid: natural order",
     )
     for reference in evidence.references:
         if evidence.benchmark.name in reference.scores:
-            theirs = ranks(reference.scores[evidence.benchmark.name], "residual", options.seed)
+            theirs = ranks(reference.scores[evidence.benchmark.name], seed=options.seed)
             entry["methods"][f"ranks beside {reference.name}"] = _beside(found, theirs, options)
     entry["subsets"] = {
         name: {"n": test.n, "p_value": test.p, "top_rate": test.top_rate}

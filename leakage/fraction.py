@@ -19,7 +19,7 @@ from scipy import optimize, special
 
 from evalkit.errors import UsageError
 from evalkit.leakage.multiplicity import benjamini_hochberg
-from evalkit.leakage.order_test import Ints, Ranks, clopper_pearson, residuals
+from evalkit.leakage.order_test import Ints, Ranks, clopper_pearson, order_values
 from evalkit.leakage.power import one_exposure
 from evalkit.leakage.scores import Floats, PermutationScores
 from evalkit.stats.intervals import LEVEL
@@ -140,7 +140,7 @@ class Lead:
     sample_id: str
     rank: int
     gap: float
-    """Residual of the published order in standard deviations of the item's residuals."""
+    """Log-probability of the published order above the mean of all, in their standard deviations."""
     p: float
     fdr: float
     """Smallest false-discovery rate at which the item is listed."""
@@ -182,7 +182,7 @@ def _gaps(scores: PermutationScores) -> tuple[Floats, Floats]:
     gap, p = np.zeros(len(scores)), np.ones(len(scores))
     pools: dict[int, list[tuple[NDArray[np.intp], Floats]]] = {}
     for group in scores.groups():
-        left = residuals(group.orders, group.logprobs)
+        left = order_values(group.orders, group.logprobs)
         spread = left.std(axis=1, keepdims=True)
         # Rounded, so that orders that read the same have the same gap.
         standard = np.round(left / np.where(spread > 0, spread, 1.0), 9)

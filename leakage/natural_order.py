@@ -30,7 +30,7 @@ from evalkit.errors import UsageError
 from evalkit.leakage import convolution
 from evalkit.leakage.items import Item
 from evalkit.leakage.option_text import is_catch_all, number
-from evalkit.leakage.order_test import Statistic, residuals
+from evalkit.leakage.order_test import Statistic, order_values
 from evalkit.leakage.scores import Floats, ItemScores, Orders, PermutationScores
 
 Ints = NDArray[np.int64]
@@ -264,7 +264,7 @@ class ConditionalOrderTest:
 
 
 def conditional_order_test(
-    scores: PermutationScores, law: PublisherLaw, statistic: Statistic = "residual"
+    scores: PermutationScores, law: PublisherLaw, statistic: Statistic = "raw"
 ) -> ConditionalOrderTest:
     """Test that a model is independent of the published order beyond the publisher's law.
 
@@ -291,7 +291,7 @@ def conditional_order_test(
     item_p, total = np.empty(len(rows)), 0
     for group in shared.groups():
         q = np.stack([_law_of(law, keys[row], group.orders) for row in group.rows])
-        values = residuals(group.orders, group.logprobs) if statistic == "residual" else group.logprobs
+        values = order_values(group.orders, group.logprobs, statistic)
         tied = _tie_classes(values, _TIE * np.abs(group.logprobs).max(axis=1, keepdims=True))
         mid_p = _mid_p(tied, q)
         item_p[group.rows] = mid_p[:, 0]

@@ -5,9 +5,11 @@ them in random order and the model does not depend on it, the rank of the publis
 ones, by any statistic that treats options alike, is uniform: exactly, whatever the model, independently
 over items.
 
-The statistic of an order is what is left of its log-probability after the effects of which option stands
-where and which follows which: a model's taste in positions and fluent neighbours is no evidence, and
-removing it makes a memorised order stand out. Ties are broken by lot, drawn from the item's identity.
+The statistic of an order is its log-probability (`raw`), or what is left of that after the effects of which
+option stands where and which follows which (`residual`). Both are exact. Removing a model's taste in
+positions and fluent neighbours promises power, but planted leaks show otherwise: reading an item lifts every
+order by how much of the published one it shares, so that nearly all of what is remembered lies in those
+effects (`docs/leakage-validation.md`). Ties are broken by lot, drawn from the item's identity.
 """
 
 from __future__ import annotations
@@ -61,6 +63,19 @@ def residuals(orders: Orders, logprobs: Floats) -> Floats:
     return np.asarray(centred - (centred @ basis) @ basis.T, np.float64)
 
 
+def order_values(orders: Orders, logprobs: Floats, statistic: Statistic = "raw") -> Floats:
+    """What orders are compared by, shape (N, m), in nats: mean 0 over each item's orders.
+
+    Args:
+        orders: the orders that were scored, shape (m, n).
+        logprobs: shape (N, m), in nats.
+        statistic: `raw`, the log-probabilities themselves, or `residual`, see `residuals`.
+    """
+    if statistic == "residual":
+        return residuals(orders, logprobs)
+    return np.asarray(logprobs - logprobs.mean(axis=1, keepdims=True), np.float64)
+
+
 @dataclass(frozen=True, slots=True)
 class Ranks:
     """Where the published order of each item stands among its scored orders. All arrays have shape (N,)."""
@@ -89,17 +104,17 @@ class Ranks:
         return Ranks(self.rank[rows], self.n_orders[rows], self.subset[rows], self.sample_id[rows])
 
 
-def ranks(scores: PermutationScores, statistic: Statistic = "residual", seed: int = 0) -> Ranks:
+def ranks(scores: PermutationScores, statistic: Statistic = "raw", seed: int = 0) -> Ranks:
     """Rank the published order of every item.
 
     Args:
         scores: the scored items; each in at least two orders.
-        statistic: `residual` (see `residuals`) or `raw`, the log-probability itself.
+        statistic: see `order_values`.
         seed: of the lots that break ties; they depend on nothing else but the item's subset and id.
     """
     rank, n_orders = np.empty(len(scores), np.int64), np.empty(len(scores), np.int64)
     for group in scores.groups():
-        values = residuals(group.orders, group.logprobs) if statistic == "residual" else group.logprobs
+        values = order_values(group.orders, group.logprobs, statistic)
         above, tied = _standing(values, _TIE * np.abs(group.logprobs).max(axis=1, keepdims=True))
         rank[group.rows] = above + 1
         n_orders[group.rows] = group.orders.shape[0]

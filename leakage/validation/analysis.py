@@ -16,6 +16,7 @@ from evalkit.leakage.order_test import (
     Statistic,
     clopper_pearson,
     order_test,
+    order_values,
     rank_scores,
     ranks,
     residuals,
@@ -139,7 +140,7 @@ def null(draws: Sequence[Exposed], rng: np.random.Generator) -> dict[str, Any]:
 def _standing(scores: PermutationScores, statistic: Statistic) -> Ints:
     """The rank every order would have if it were the published one, shape (N, m)."""
     (group,) = scores.groups()
-    values = residuals(group.orders, group.logprobs) if statistic == "residual" else group.logprobs
+    values = order_values(group.orders, group.logprobs, statistic)
     return np.asarray(values.shape[1] - values.argsort(axis=1).argsort(axis=1), np.int64)
 
 

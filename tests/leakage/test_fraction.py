@@ -89,9 +89,11 @@ def test_a_sensitivity_must_lie_above_chance(sensitivity):
         leaked_fraction(with_tops(10, 100), sensitivity)
 
 
-def test_the_published_sensitivity_says_nothing_of_two_options():
-    with pytest.raises(UsageError, match="planted items of this task"):
-        leaked_fraction(made([1, 2, 1], 2))
+def test_of_two_options_the_same_share_is_taken_to_be_recalled():
+    """23 of 100 items recalled, and half of the others by luck."""
+    found = leaked_fraction(made(np.where(np.arange(1000) < 615, 1, 2), 2))
+    assert found.sensitivity[0] == pytest.approx(0.615, abs=0.001)
+    assert found.value == pytest.approx(1.0, abs=0.01)
 
 
 def test_a_fraction_needs_items():
@@ -139,7 +141,7 @@ def test_false_leads_are_no_more_than_said(q, fraction):
     rng = np.random.default_rng(0)
     false, found = [], []
     for _ in range(60):
-        scores, leaked = simulate(200, 4, fraction, rng, spike=2.0)
+        scores, leaked = simulate(200, 4, fraction, rng, slot_sd=0.3, adjacency_sd=0.3, spike=2.0)
         place = {(item.subset, item.sample_id): row for row, item in enumerate(scores.items)}
         listed = [place[lead.subset, lead.sample_id] for lead in leads(ranks(scores), scores, q)]
         false.append((~leaked[listed]).sum() / max(1, len(listed)))
@@ -149,7 +151,7 @@ def test_false_leads_are_no_more_than_said(q, fraction):
 
 
 def test_leads_stand_out_and_come_in_order():
-    scores, _ = simulate(300, 4, 0.3, np.random.default_rng(0), spike=3.0)
+    scores, _ = simulate(300, 4, 0.3, np.random.default_rng(0), slot_sd=0.3, adjacency_sd=0.3, spike=3.0)
     found = leads(ranks(scores), scores, 0.1)
     assert len(found) > 50
     assert np.mean([lead.rank == 1 for lead in found]) > 0.9

@@ -17,7 +17,7 @@ from evalkit.data.source import open_source
 from evalkit.errors import UsageError
 from evalkit.leakage.isolation import isolation_score
 from evalkit.leakage.items import Item
-from evalkit.leakage.order_test import order_test, ranks, residuals
+from evalkit.leakage.order_test import order_test, ranks
 from evalkit.leakage.scores import Floats, ItemScores, PermutationScores, all_orders
 from evalkit.leakage.simulate import simulate
 from evalkit.leakage.source_exposure import Peak, peak, source_exposure, swapped
@@ -107,7 +107,7 @@ def scored(logprobs: Floats, subjects: int = 10) -> PermutationScores:
 def test_peaks_by_hand() -> None:
     logprobs = np.random.default_rng(0).normal(0, 1, (5, 24))
     scores = scored(logprobs)
-    f = residuals(ORDERS, logprobs)
+    f = logprobs - logprobs.mean(axis=1, keepdims=True)
     ordered = np.sort(f, axis=1)
     np.testing.assert_allclose(peak(scores), ordered[:, -1] / f.std(axis=1))
     np.testing.assert_allclose(peak(scores, "gap"), (ordered[:, -1] - ordered[:, -2]) / f.std(axis=1))
@@ -130,12 +130,12 @@ def model(
     n: int, rng: np.random.Generator, *, exposed: float = 0.0, fluency: Floats | None = None
 ) -> tuple[PermutationScores, PermutationScores]:
     """Scores of items and of controls; an exposed item is remembered in some order, not the published."""
-    own = simulate(n, 4, exposed, rng, spike=1.0, prefix_bump=0.7).scores
+    own = simulate(n, 4, exposed, rng, slot_sd=0.3, adjacency_sd=0.3, spike=1.0, prefix_bump=0.7).scores
     logprobs = np.stack([item.logprobs for item in own.items])
     logprobs = np.take_along_axis(logprobs, AFTER[rng.integers(0, 24, n)], axis=1)
     if fluency is not None:
         logprobs += fluency
-    control = simulate(n, 4, 0.0, rng).scores
+    control = simulate(n, 4, 0.0, rng, slot_sd=0.3, adjacency_sd=0.3).scores
     return scored(logprobs), scored(np.stack([item.logprobs for item in control.items]))
 
 
@@ -165,7 +165,7 @@ def test_exposure_in_another_order_is_found_where_the_order_test_sees_nothing() 
 def test_height_needs_fewer_items_than_the_alternatives() -> None:
     benchmark, control = model(3000, np.random.default_rng(5), exposed=1.0)
     effects = {s: source_exposure(benchmark, control, statistic=s).effect for s in get_args(Peak)}
-    assert effects["height"] > 1.2 * max(effects["gap"], effects["isolation"])
+    assert effects["height"] > 1.1 * max(effects["gap"], effects["isolation"])
 
 
 def test_fluent_lists_look_like_exposure_to_swaps_alone_but_not_beside_references() -> None:
