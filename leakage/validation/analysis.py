@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +27,7 @@ from evalkit.leakage.validation.detectors import DETECTORS, curve, detect, separ
 
 STATISTICS: tuple[Statistic, ...] = ("raw", "residual")
 FRACTIONS = (1.0, 0.5, 0.1)
-SIZES = (10, 25, 50, 100, 150)
+SIZES = (10, 25, 50, 100, 150, 300)
 ALPHA = 0.01
 REPLICATES = 1000
 _SET = 50
@@ -81,19 +82,16 @@ def _sides(draws: Sequence[Exposed], name: str) -> tuple[Floats, Floats]:
 def power(draws: Sequence[Exposed], rng: np.random.Generator) -> list[dict[str, Any]]:
     """Share of random data sets with p <= 0.01, by number of items and share of members.
 
-    A data set is drawn without replacement from the items of one draw; sizes that this does not allow are
-    left out.
+    Members and unseen items of a data set are drawn with replacement, all from one of the draws.
     """
     found = []
     for statistic in STATISTICS:
         ranked = [(ranks(draw.scores, statistic).rank, draw.member) for draw in draws]
-        most = min(min(int(member.sum()), int((~member).sum())) for _, member in ranked)
-        for n in (size for size in SIZES if size <= most):
-            for fraction in FRACTIONS:
-                sets = [_mixed(*ranked[k % len(ranked)], n, fraction, rng) for k in range(_MIXED)]
-                p = p_values(np.stack(sets))
-                rate = {"power": float((p <= ALPHA).mean()), "median_p": float(np.median(p))}
-                found.append({"statistic": statistic, "n": n, "fraction": fraction, **rate})
+        for n, fraction in itertools.product(SIZES, FRACTIONS):
+            sets = [_mixed(*ranked[k % len(ranked)], n, fraction, rng) for k in range(_MIXED)]
+            p = p_values(np.stack(sets))
+            rate = {"power": float((p <= ALPHA).mean()), "median_p": float(np.median(p))}
+            found.append({"statistic": statistic, "n": n, "fraction": fraction, **rate})
     return found
 
 
@@ -170,5 +168,4 @@ def proportion(hits: NDArray[np.bool_]) -> dict[str, Any]:
 
 def _mixed(rank: Ints, member: NDArray[np.bool_], n: int, fraction: float, rng: np.random.Generator) -> Ints:
     planted = round(fraction * n)
-    seen = rng.choice(rank[member], planted, replace=False)
-    return np.concatenate([seen, rng.choice(rank[~member], n - planted, replace=False)])
+    return np.concatenate([rng.choice(rank[member], planted), rng.choice(rank[~member], n - planted)])

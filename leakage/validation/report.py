@@ -19,6 +19,8 @@ _PUBLISHED = {
 """Exposures to (true-positive rate of scenario a, AUC of scenario b): arXiv 2409.01790, tables 1 and 2, CMMLU
 with Qwen2-7B; the AUC is the trapezoid through the three published thresholds."""
 _STATISTICS = ("raw", "residual")
+_TENTH = {"statistic": "raw", "fraction": 0.1, "n": 300}
+"""Where power is wanted after two exposures."""
 
 
 def render(results: Results) -> str:
@@ -120,10 +122,10 @@ def _targets(tier: Results, doses: Results) -> Iterator[str]:
         f"**{_verdict(not behind)}**" + (f" (fewer after {', '.join(behind)} exposures)." if behind else ".")
     )
     if "2" in doses:
-        enough = [row["n"] for row in doses["2"]["power"] if _shows_a_tenth(row)]
+        power = next(row["power"] for row in doses["2"]["power"] if _TENTH.items() <= row.items())
         yield (
-            "80 % power for 10 % leaked items, read twice, with at most 300 items: "
-            f"**{_verdict(bool(enough))}**" + (f" ({min(enough)} items)." if enough else ".")
+            f"80 % power for 10 % leaked items that were read twice, with {_TENTH['n']} items, raw ranks: "
+            f"**{_verdict(power >= 0.8)}** ({power:.0%})."
         )
     blind = ", ".join(f"{auc:.2f}" for auc in tier["blind_auc"])
     yield f"A classifier that sees only the words of the items: AUC {blind} (chance: 0.5)."
@@ -135,10 +137,6 @@ def _targets(tier: Results, doses: Results) -> Iterator[str]:
     ]
     found = f" ({'; '.join(fired)})" if fired else ""
     yield f"Items nobody read do not fire: **{_verdict(not fired)}**{found}."
-
-
-def _shows_a_tenth(row: Results) -> bool:
-    return bool(row["fraction"] == 0.1 and row["statistic"] == "raw" and row["power"] >= 0.8)
 
 
 def _why_residuals_miss(tier: Results) -> Iterator[str]:
