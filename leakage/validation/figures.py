@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-_DPI = 110
+_DPI = 85
 _SHOWN = ("residual gap", "raw gap", "scenario b", "likelihood")
 
 
