@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-_DPI = 110
+_DPI = 85
 _SHOWN = ("residual gap", "raw gap", "scenario b", "likelihood")
 
 
@@ -65,7 +65,9 @@ def _power(tier2: Mapping[str, Any]) -> Any:
                 axes.plot(doses, power, style, marker="o", markersize=3, color=f"C{k}", label=label)
         axes.set(title=f"{fraction:.0%} of the items leaked", xlabel="exposures", ylim=(-0.03, 1.03))
     panels[0].set_ylabel("power at p ≤ 0.01 (dotted: residual)")
-    panels[-1].legend(fontsize=6, frameon=False)
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), fontsize=7, frameon=False, loc="outside right upper"
+    )
     return figure
 
 

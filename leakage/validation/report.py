@@ -91,6 +91,7 @@ def _tier2(tier: Results) -> Iterator[str]:
         "bfloat16 products; of three rates the one with the least loss over one exposure in a pilot on "
         "another draw. All 24 orders are scored in bfloat16 by evalkit's own engine."
     )
+    yield from _unfinished(tier)
     yield "### Targets"
     yield "\n".join(f"- {line}" for line in _targets(tier, doses))
     yield from _why_residuals_miss(tier)
@@ -107,6 +108,16 @@ def _tier2(tier: Results) -> Iterator[str]:
     yield "![p-values of unexposed sets](figures/leakage-null.png)"
     yield "### Harder"
     yield from _hard(tier)
+
+
+def _unfinished(tier: Results) -> Iterator[str]:
+    """What a validation that was stopped has not measured."""
+    n_draws = len(tier["n_items"])
+    draws = {dose: found["draws"] for dose, found in tier["doses"].items()}
+    if missing := [f"{n} of {n_draws} after {dose}" for dose, n in draws.items() if n < n_draws]:
+        yield f"Not finished: draws scored are only {', '.join(missing)} exposures."
+    if not tier["swapped"]:
+        yield "Not measured: exposure to sources, with swapped options as controls."
 
 
 def _targets(tier: Results, doses: Results) -> Iterator[str]:
