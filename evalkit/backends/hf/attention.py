@@ -10,6 +10,7 @@ Hydragen, arXiv 2402.05099).
 
 from __future__ import annotations
 
+import bisect
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -111,14 +113,29 @@ class SlotCache:
 
 
 @dataclass(frozen=True, slots=True)
+class _Run:
+    """Packed rows [begin, end), each the child of the one before it, and what is above the first."""
+
+    begin: int
+    end: int
+    above: npt.NDArray[np.int64]
+    """Packed rows of the ancestors in the family, from its top down."""
+
+    def __len__(self) -> int:
+        return self.end - self.begin
+
+
+@dataclass(frozen=True, slots=True)
 class _Bucket:
-    """Families of similar length, laid out as a right-padded batch."""
+    """Runs of similar length, laid out as a right-padded batch."""
 
     gather: Tensor
-    """[families × length] packed row of each padded place (0 where there is none)."""
-    families: int
-    mask: Tensor | None
-    """Additive [families, 1, length, length] tree mask; None for plain causal paths."""
+    """[runs × length] packed row of each padded place (0 where there is none)."""
+    runs: int
+    seen: Tensor | None = None
+    """[runs × keys] packed rows that the runs attend to, ancestors first; None: each to itself alone."""
+    mask: Tensor | None = None
+    """Additive [runs, 1, length, keys], where `seen` is given; without it runs are plain causal paths."""
 
 
 Store = Callable[[int, Tensor, Tensor], None]
@@ -166,12 +183,13 @@ def running(
     """
     if store is None and step.keep:
         store = functools.partial(_append, cache, step.context_len)
-    groups = _similar(step.families)
+    runs = [run for family in step.families for run in _runs(family)]
+    groups = [*_similar([r for r in runs if not len(r.above)]), *_similar([r for r in runs if len(r.above)])]
     plan = ForwardPlan(
         cache,
         step.context_len,
         store,
-        tuple(_bucket(families, device, dtype) for families in groups),
+        tuple(_bucket(group, device, dtype) for group in groups),
         _places(groups).to(device),
         int(step.positions.max()),
     )
@@ -273,17 +291,19 @@ def _own_part(
     """Every token to its ancestors in its own family: output [tokens, heads, dim] and log-sum-exp."""
     outs, lses = [], []
     for bucket in plan.buckets:
-        q, k, v = (_padded(x, bucket) for x in (query, key, value))
+        q = _padded(query, bucket.gather, bucket.runs)
+        seen = bucket.gather if bucket.seen is None else bucket.seen
+        k, v = (_padded(x, seen, bucket.runs) for x in (key, value))
         out, lse = attention_with_lse(q, k, v, scale, causal=bucket.mask is None, mask=bucket.mask)
         outs.append(out.transpose(1, 2).flatten(0, 1))
         lses.append(lse.transpose(1, 2).flatten(0, 1))
     return torch.cat(outs).index_select(0, plan.places), torch.cat(lses).index_select(0, plan.places)
 
 
-def _padded(x: Tensor, bucket: _Bucket) -> Tensor:
-    """[1, heads, tokens, dim] to [families, heads, length, dim], moving whole rows of all heads."""
-    rows = x[0].transpose(0, 1).index_select(0, bucket.gather)
-    return rows.view(bucket.families, -1, *rows.shape[1:]).transpose(1, 2)
+def _padded(x: Tensor, gather: Tensor, runs: int) -> Tensor:
+    """[1, heads, tokens, dim] to [runs, heads, length, dim], moving whole rows of all heads."""
+    rows = x[0].transpose(0, 1).index_select(0, gather)
+    return rows.view(runs, -1, *rows.shape[1:]).transpose(1, 2)
 
 
 def attention_with_lse(
@@ -342,46 +362,67 @@ def _all_heads(x: Tensor, heads: int) -> Tensor:
     return x if x.shape[1] == heads else x.repeat_interleave(heads // x.shape[1], dim=1)
 
 
-def _similar(families: tuple[Family, ...]) -> list[list[Family]]:
-    """Split families into runs that pad to less than twice their size."""
-    buckets: list[list[Family]] = []
-    for family in sorted(families, key=len, reverse=True):
-        if buckets and 2 * len(family) > len(buckets[-1][0]):
-            buckets[-1].append(family)
+def _runs(family: Family) -> list[_Run]:
+    """Cut a family where it branches: what a run attends to is one path, however bushy the tree."""
+    if family.parents is None:
+        return [_Run(family.begin, family.end, np.zeros(0, np.int64))]
+    parents = family.parents
+    starts = np.flatnonzero(parents != np.arange(-1, len(parents) - 1)).tolist()
+    starts = sorted({0, *starts})
+    runs: list[_Run] = []
+    for start, end in zip(starts, [*starts[1:], len(parents)], strict=True):
+        parent = int(parents[start])
+        above = np.zeros(0, np.int64)
+        if parent >= 0:
+            upper = runs[bisect.bisect_right(starts, parent) - 1]
+            above = np.concatenate([upper.above, np.arange(upper.begin, family.begin + parent + 1)])
+        runs.append(_Run(family.begin + start, family.begin + end, above))
+    return runs
+
+
+def _similar(runs: Sequence[_Run]) -> list[list[_Run]]:
+    """Group runs so that they pad to less than twice their size."""
+    buckets: list[list[_Run]] = []
+    for run in sorted(runs, key=len, reverse=True):
+        if buckets and 2 * len(run) > len(buckets[-1][0]):
+            buckets[-1].append(run)
         else:
-            buckets.append([family])
+            buckets.append([run])
     return buckets
 
 
-def _bucket(families: list[Family], device: torch.device, dtype: torch.dtype) -> _Bucket:
-    length = len(families[0])
-    gather = torch.zeros((len(families), length), dtype=torch.long)
-    for b, family in enumerate(families):
-        gather[b, : len(family)] = torch.arange(family.begin, family.end)
-    mask = None
-    if any(f.parents is not None for f in families):
-        mask = torch.stack([_tree_mask(f, length) for f in families]).unsqueeze(1)
-        mask = mask.to(device=device, dtype=dtype)
-    return _Bucket(gather.flatten().to(device), len(families), mask)
+def _bucket(runs: list[_Run], device: torch.device, dtype: torch.dtype) -> _Bucket:
+    length = len(runs[0])
+    gather = np.zeros((len(runs), length), np.int64)
+    for row, run in zip(gather, runs, strict=True):
+        row[: len(run)] = np.arange(run.begin, run.end)
+    places = torch.from_numpy(gather).flatten().to(device)
+    if not any(len(run.above) for run in runs):
+        return _Bucket(places, len(runs))
+    n_keys = max(len(run.above) + len(run) for run in runs)
+    seen = np.zeros((len(runs), n_keys), np.int64)
+    hidden = np.ones((len(runs), length, n_keys), np.bool_)
+    # A padded row attends to anything, lest it attend to nothing; nobody reads it.
+    hidden[:, :, 0] = False
+    later = ~np.tri(length, dtype=np.bool_)
+    for b, run in enumerate(runs):
+        n_above, n = len(run.above), len(run)
+        seen[b, : n_above + n] = np.concatenate([run.above, np.arange(run.begin, run.end)])
+        hidden[b, :n, :n_above] = False
+        hidden[b, :n, n_above : n_above + n] = later[:n, :n]
+    mask = torch.zeros(hidden.shape, dtype=dtype).masked_fill_(torch.from_numpy(hidden), -math.inf)
+    return _Bucket(
+        places, len(runs), torch.from_numpy(seen).flatten().to(device), mask.unsqueeze(1).to(device)
+    )
 
 
-def _places(buckets: list[list[Family]]) -> Tensor:
+def _places(buckets: list[list[_Run]]) -> Tensor:
     """[tokens] place of every packed row in the concatenation of the flattened buckets."""
-    places = torch.empty(sum(len(f) for bucket in buckets for f in bucket), dtype=torch.long)
+    places = torch.empty(sum(len(run) for bucket in buckets for run in bucket), dtype=torch.long)
     offset = 0
     for bucket in buckets:
         length = len(bucket[0])
-        for family in bucket:
-            places[family.begin : family.end] = offset + torch.arange(len(family))
+        for run in bucket:
+            places[run.begin : run.end] = offset + torch.arange(len(run))
             offset += length
     return places
-
-
-def _tree_mask(family: Family, length: int) -> Tensor:
-    """Additive [length, length] mask: a row sees itself and its ancestors (padding sees only itself)."""
-    seen = np.eye(length, dtype=np.bool_)
-    parents = np.arange(-1, len(family) - 1) if family.parents is None else family.parents
-    for row, parent in enumerate(parents):
-        if parent >= 0:
-            seen[row] |= seen[parent]
-    return torch.zeros(length, length).masked_fill(~torch.from_numpy(seen), -math.inf)
