@@ -9,15 +9,16 @@ numerical noise, below which an answer is a close call.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from evalkit.backends.base import Backend
 from evalkit.errors import UntrustedResultError
-from evalkit.prompts import Prompt
+from evalkit.prompts import Encoded, Prompt
 from evalkit.spec import ResolvedTask
 from evalkit.tokens import EncodedPrompt, EncodedRequest
 from evalkit.types import ContinuationScore, Failure, GenerateResponse, Response, ScoreResponse
@@ -57,16 +58,48 @@ class GateReport:
 Tasks = Sequence[tuple[ResolvedTask, Sequence[Prompt]]]
 
 
+@dataclass(frozen=True, slots=True)
+class _Sampled:
+    """The requests of one task that are compared."""
+
+    name: str
+    requests: list[Encoded]
+    margin_change: Callable[[ScoreResponse, ScoreResponse], float] | None
+    """How far a winning margin moved between two answers; None where nothing is won by a margin."""
+
+
 def check(backend: Backend, tasks: Tasks) -> GateReport:
     """Compare path and plain forwards, taking the next simpler path as long as they disagree.
 
     Raises:
         UntrustedResultError: not even the simplest path agrees.
     """
+    return _check(
+        backend,
+        [
+            _Sampled(
+                task.name,
+                _spread([p.encoded for p in prompts]),
+                partial(_margin_change, task) if task.protocol.judge is None else None,
+            )
+            for task, prompts in tasks
+        ],
+    )
+
+
+def check_requests(backend: Backend, requests: Mapping[str, Sequence[EncodedRequest]]) -> GateReport:
+    """Do the same for requests by name whose answers are used as they are; all of them are compared.
+
+    Raises:
+        UntrustedResultError: not even the simplest path agrees.
+    """
+    return _check(backend, [_Sampled(name, list(some), None) for name, some in requests.items()])
+
+
+def _check(backend: Backend, chosen: Sequence[_Sampled]) -> GateReport:
     if lack := backend.capabilities.no_scores:
         path = str(backend.info.details.get("scoring_path", "backend"))
         return GateReport(True, path, 0, 0.0, _allowed(backend.info.dtype, 1), {}, unchecked=lack)
-    chosen = [(task, _spread(prompts)) for task, prompts in tasks]
     references: _References = {}
     rejected: list[str] = []
     while True:
@@ -86,58 +119,55 @@ _References = dict[tuple[bytes, ...], ScoreResponse]
 """Plain forwards done already, by the ids they scored."""
 
 
-def _spread(prompts: Sequence[Prompt]) -> list[Prompt]:
+def _spread(requests: Sequence[Encoded]) -> list[Encoded]:
     """Neighbours, which share a prefix, at places spread evenly over the task, and its longest prompt."""
-    if not prompts:
+    if not requests:
         return []
-    starts = {len(prompts) * g // _PLACES for g in range(_PLACES)}
-    places = {min(s + k, len(prompts) - 1) for s in starts for k in range(_NEIGHBOURS)}
-    longest = max(range(len(prompts)), key=lambda i: prompts[i].encoded.n_inputs)
-    return [prompts[i] for i in sorted(places | {longest})]
+    starts = {len(requests) * g // _PLACES for g in range(_PLACES)}
+    places = {min(s + k, len(requests) - 1) for s in starts for k in range(_NEIGHBOURS)}
+    longest = max(range(len(requests)), key=lambda i: requests[i].n_inputs)
+    return [requests[i] for i in sorted(places | {longest})]
 
 
 def _compare(
-    backend: Backend,
-    chosen: list[tuple[ResolvedTask, list[Prompt]]],
-    references: _References,
-    rejected: tuple[str, ...],
+    backend: Backend, chosen: Sequence[_Sampled], references: _References, rejected: tuple[str, ...]
 ) -> GateReport:
     path = str(backend.info.details.get("scoring_path", "backend"))
-    answers = _answers(backend, [p for _, prompts in chosen for p in prompts])
+    answers = _answers(backend, [request for task in chosen for request in task.requests])
     errors = [answer.error for _, answer in answers if isinstance(answer, Failure)]
     if errors and len(errors) == len(answers):  # single failures are the run's own business: it counts them
         raise UntrustedResultError(f"the equality gate could not answer a single request: {errors[0]}")
     # (difference, tolerance) of the request that comes nearest to its own tolerance, or exceeds it most.
     worst, noise, index = (0.0, _allowed(backend.info.dtype, 1)), {}, 0
-    for task, prompts in chosen:
+    for task in chosen:
         pairs = [
             (answer, _reference(backend, request, references))
-            for request, answer in answers[index : index + len(prompts)]
+            for request, answer in answers[index : index + len(task.requests)]
             if isinstance(answer, ScoreResponse)
         ]
-        index += len(prompts)
+        index += len(task.requests)
         measured = ((_difference(a, b), _allowed(backend.info.dtype, _terms(b))) for a, b in pairs)
         worst = max([worst, *measured], key=lambda pair: pair[0] / pair[1])
-        if task.protocol.judge is None:
-            noise[task.name] = max((_margin_change(task, a, b) for a, b in pairs), default=0.0)
+        if task.margin_change is not None:
+            noise[task.name] = max((task.margin_change(a, b) for a, b in pairs), default=0.0)
     difference, tolerance = worst
     return GateReport(difference <= tolerance, path, index, difference, tolerance, noise, rejected)
 
 
-def _answers(backend: Backend, prompts: Sequence[Prompt]) -> list[tuple[EncodedRequest, Response]]:
-    """What the chosen path says, and the request a plain forward can check it by, for every prompt."""
+def _answers(backend: Backend, requests: Sequence[Encoded]) -> list[tuple[EncodedRequest, Response]]:
+    """What the chosen path says, and the request a plain forward can check it by, for every request."""
     found: dict[int, tuple[EncodedRequest, Response]] = {}
-    scored = {i: p.encoded for i, p in enumerate(prompts) if isinstance(p.encoded, EncodedRequest)}
+    scored = {i: r for i, r in enumerate(requests) if isinstance(r, EncodedRequest)}
     for k, response in backend.score(list(scored.values())) if scored else ():
         found[list(scored)[k]] = (list(scored.values())[k], response)
     generated = {
-        i: replace(p.encoded, sampling=None, max_new_tokens=min(_NEW_TOKENS, p.encoded.max_new_tokens))
-        for i, p in enumerate(prompts)
-        if isinstance(p.encoded, EncodedPrompt)
+        i: replace(r, sampling=None, max_new_tokens=min(_NEW_TOKENS, r.max_new_tokens))
+        for i, r in enumerate(requests)
+        if isinstance(r, EncodedPrompt)
     }
     for k, response in backend.generate(list(generated.values())) if generated else ():
         found[list(generated)[k]] = _as_scored(list(generated.values())[k], response)
-    return [found[i] for i in range(len(prompts))]
+    return [found[i] for i in range(len(requests))]
 
 
 def _as_scored(prompt: EncodedPrompt, response: Response) -> tuple[EncodedRequest, Response]:

@@ -48,7 +48,7 @@ def check_finished(store: RunStore, options: RunOptions, jobs: Sequence[Job]) ->
     before = store.read_json("manifest.json")
     asked, again = before["request"], options.to_json()
     engine = asked.get("engine", {})
-    _refuse_differences(
+    refuse_differences(
         f"{store.root} holds a finished run, but of {{what}}; name another --output folder",
         [(f"another --{name.replace('_', '-')}", asked.get(name), again[name]) for name in _FINISHED]
         + [
@@ -89,7 +89,7 @@ def check_resumable(store: RunStore, manifest: Mapping[str, Any]) -> None:
     details = [m["model"]["details"] for m in (before, manifest)]
     ways = [] if before["status"] == "partial" else ["batch_tokens"]
     ways += ["device", "threads", "scoring_path"]
-    _refuse_differences(
+    refuse_differences(
         f"cannot resume {store.root}: {{what}} differ from the interrupted run's; repeat its command line, "
         "or start anew in another --output folder",
         [
@@ -109,7 +109,12 @@ _WAYS = {
 }
 
 
-def _refuse_differences(message: str, compared: Sequence[tuple[str, Any, Any]]) -> None:
+def refuse_differences(message: str, compared: Sequence[tuple[str, Any, Any]]) -> None:
+    """Compare (what, before, now); `message` has a place for what differs.
+
+    Raises:
+        UsageError: something does.
+    """
     for what, old, new in compared:
         if old != new:
             raise UsageError(message.format(what=what))

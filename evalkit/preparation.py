@@ -95,7 +95,7 @@ def load_jobs(options: RunOptions, source: DataSource) -> list[Job]:
         if one.protocol.ready is not None:
             one.protocol.ready(options.judging)
     check_variant(resolved, source)
-    chosen = _chosen_subsets(resolved, source, options.subsets)
+    chosen = chosen_subsets(resolved, source, options.subsets)
     return [_load_job(r, source, chosen[r.name], options) for r in resolved]
 
 
@@ -113,9 +113,14 @@ def check_variant(resolved: Sequence[ResolvedTask], source: DataSource) -> None:
         raise unknown_name("data variant of these tasks", source.variant, known)
 
 
-def _chosen_subsets(
+def chosen_subsets(
     resolved: Sequence[ResolvedTask], source: DataSource, wanted: Sequence[str]
 ) -> dict[str, list[str]]:
+    """Subsets to read of every task, by resolved name.
+
+    Raises:
+        UsageError: an unknown subset, or a task that has none of those wanted.
+    """
     available = {r.name: source.available(r.task, r.split) for r in resolved}
     if not wanted:
         return available
@@ -131,21 +136,33 @@ def _chosen_subsets(
 
 
 def _load_job(resolved: ResolvedTask, source: DataSource, subsets: Sequence[str], options: RunOptions) -> Job:
-    task, split = resolved.task, resolved.split
-    samples = {subset: source.load(task, split, subset) for subset in subsets}
-    for subset, rows in samples.items():
-        if not rows:
-            file = source.file(task, split, subset)
-            raise DataError(f"{file}: holds no samples; put the whole file back in its place")
+    task = resolved.task
+    samples = load_samples(resolved, source, subsets)
     shots = {subset: source.shots(resolved, subset, rows) for subset, rows in samples.items()}
-    data: dict[str, Any] = {"source": source.kind, "official": _official(resolved, samples)}
+    data: dict[str, Any] = {"source": source.kind, "official": is_official(resolved, samples)}
     if source.variant in task.variants:
         data["variant"] = source.variant
     limited = {subset: rows[: options.limit] for subset, rows in samples.items()}
     return Job(resolved, limited, {s: each[: options.limit] for s, each in shots.items()}, data)
 
 
-def _official(resolved: ResolvedTask, samples: Mapping[str, list[Sample]]) -> bool | None:
+def load_samples(
+    resolved: ResolvedTask, source: DataSource, subsets: Sequence[str]
+) -> dict[str, list[Sample]]:
+    """Read whole subsets.
+
+    Raises:
+        DataError: a file is missing, corrupt or empty.
+    """
+    samples = {subset: source.load(resolved.task, resolved.split, subset) for subset in subsets}
+    for subset, rows in samples.items():
+        if not rows:
+            file = source.file(resolved.task, resolved.split, subset)
+            raise DataError(f"{file}: holds no samples; put the whole file back in its place")
+    return samples
+
+
+def is_official(resolved: ResolvedTask, samples: Mapping[str, list[Sample]]) -> bool | None:
     """Whether these are the published records; None when only a part was read."""
     if len(samples) < len(resolved.task.subsets) or resolved.split not in resolved.task.content_sha256:
         return None

@@ -79,7 +79,7 @@ def run(
     """
     progress = progress or Silent()
     began = time.monotonic()
-    _check_output(store, resume)
+    check_output(store, resume)
     jobs = load_jobs(options, source)
     if resume and store.is_complete:
         manifest.check_finished(store, options, jobs)
@@ -122,13 +122,18 @@ def run(
             "tokens_computed": backend.usage.tokens_computed,
             "tokens_generated": backend.usage.tokens_generated,
             "samples_resumed": sum(map(len, earlier.values())),
-            "peak_memory_bytes": _peak_memory(backend),
+            "peak_memory_bytes": peak_memory(backend),
             "wall_s": round(time.monotonic() - began, 3),
         }
         return finish(store, described, jobs, gate.noise, cost)
 
 
-def _check_output(store: RunStore, resume: bool) -> None:
+def check_output(store: RunStore, resume: bool) -> None:
+    """Refuse a run directory that cannot be written to or holds something else.
+
+    Raises:
+        UsageError: naming the remedy.
+    """
     root = store.root
     if root.exists() and not root.is_dir():
         raise UsageError(f"--output {root} is a file; name a folder")
@@ -180,7 +185,7 @@ def _responses(
     )
 
 
-def _peak_memory(backend: Backend) -> int:
+def peak_memory(backend: Backend) -> int:
     """Highest memory use of the process, or of the GPU where the model runs on one."""
     device = str(backend.info.details.get("device", ""))
     if device.startswith("cuda"):

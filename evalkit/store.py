@@ -49,7 +49,12 @@ class RunStore:
     @property
     def is_complete(self) -> bool:
         """Whether results have been written and every sample was answered."""
-        return (self.root / "results.json").is_file() and not self._journal.exists()
+        return (self.root / "results.json").is_file() and not self.has_journal
+
+    @property
+    def has_journal(self) -> bool:
+        """Whether a run stands here that can be continued."""
+        return self._journal.exists()
 
     # -- while running --------------------------------------------------------------------------
 
@@ -132,7 +137,11 @@ class RunStore:
         self.write_json("manifest.json", manifest)
         self.write_json("results.json", results)
         if results["status"] == "complete":
-            shutil.rmtree(self._journal.parent, ignore_errors=True)
+            self.drop_journal()
+
+    def drop_journal(self) -> None:
+        """Forget the single answers: everything made of them has been written."""
+        shutil.rmtree(self._journal.parent, ignore_errors=True)
 
     def write_json(self, name: str, document: Mapping[str, Any]) -> None:
         """Write a JSON file in one piece: it is there whole or not at all."""

@@ -169,6 +169,36 @@ class Protocol:
 
 
 @dataclass(frozen=True, slots=True)
+class Choice:
+    """A record as a question with options of its own, whose order its publisher chose."""
+
+    question: str
+    options: tuple[str, ...]
+    """In published order."""
+    lead: str = ""
+    """What the benchmark's own format puts in front of a question."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordText:
+    """A record as its publisher wrote it, without any harness's words around it.
+
+    What a model that was trained on the file has seen: leakage detection asks how well it knows this text.
+    """
+
+    prompt: str
+    """What is given, for example the question; may be empty."""
+    answer: str
+    """What was to be answered; empty where it is a mere label."""
+
+    @property
+    def text(self) -> str:
+        """Both parts, the answer on a line of its own unless the prompt ends in a blank already."""
+        joint = "\n" if self.prompt and self.answer and not self.prompt[-1].isspace() else ""
+        return self.prompt + joint + self.answer
+
+
+@dataclass(frozen=True, slots=True)
 class HubArchive:
     """The official archive of a benchmark on the Hugging Face hub, at a pinned revision."""
 
@@ -219,6 +249,10 @@ class Task:
     foreign_line: Callable[[str, str, Mapping[str, Any]], tuple[Sample, str]] | None = None
     """Reads a line of predictions as the benchmark's own tools write it, answers included:
     (row, subset, fields) to the sample and its completion. Raises KeyError, TypeError or ValueError."""
+    as_choice: Callable[[Sample], Choice | None] | None = None
+    """Reads a record as multiple choice, for the detectors that permute options; None for one that is not."""
+    record_text: Callable[[Sample], RecordText] | None = None
+    """The text of a record, for detecting leakage of texts; None where that reads options instead."""
     variants: Mapping[str, Callable[[str, str], str]] = field(default_factory=dict)
     """Other sets of records in the official format, by name: `path` for `--data-variant NAME`."""
 

@@ -76,9 +76,13 @@ class EncodedRequest:
         """Number of ids of sequence j."""
         return len(self.base) + len(self.tails[j])
 
+    def n_scored(self, j: int) -> int:
+        """Tokens of sequence j that are scored."""
+        return self.length(j) - self.starts[j]
+
     def reported_tokens(self, j: int) -> int:
         """Tokens of continuation j; of a whole text all tokens, the unscored first one included."""
-        return self.length(j) - (0 if self.whole else self.starts[j])
+        return self.length(j) if self.whole else self.n_scored(j)
 
     @property
     def n_inputs(self) -> int:

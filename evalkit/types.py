@@ -11,6 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -110,6 +113,23 @@ class ScoreResponse:
     """Scores in the order of the request's continuations or texts."""
 
     scores: tuple[ContinuationScore, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TokenStats:
+    """What a model says of each scored token of one sequence: arrays of one entry per token."""
+
+    logprob: npt.NDArray[np.float64]
+    """Natural-log probability of the token."""
+    mean: npt.NDArray[np.float64]
+    """Expectation of log p over the vocabulary under p itself, the negative entropy."""
+    variance: npt.NDArray[np.float64]
+    """Variance of log p over the vocabulary under p itself."""
+    greedy: npt.NDArray[np.bool_]
+    """Whether the token is the most likely one."""
+
+    def __len__(self) -> int:
+        return len(self.logprob)
 
 
 FinishReason = Literal["stop", "eos", "length"]

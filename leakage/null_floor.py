@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from evalkit.leakage.isolation import isolation_score
+from evalkit.leakage.order_test import residuals
 from evalkit.leakage.published import outlier_scores, scenario_a, scenario_b
 from evalkit.leakage.scores import Floats, Orders, PermutationScores
 from evalkit.stats.intervals import LEVEL
@@ -96,7 +97,7 @@ def iid_null(scores: PermutationScores, score: OutlierScore) -> Null:
     -0.2 in 35 % of cases (infinite forest), 120 in 87 %. As outlier scores change neither with location nor
     with scale, it depends on the number of orders alone.
     """
-    return {logprobs.shape[1]: _iid(logprobs.shape[1], score) for _, logprobs in by_n_orders(scores)}
+    return {logprobs.shape[1]: iid_scores(logprobs.shape[1], score) for _, logprobs in by_n_orders(scores)}
 
 
 def matched_null(scores: PermutationScores, score: OutlierScore, seed: int = 0) -> Null:
@@ -125,8 +126,8 @@ def rotated(orders: Orders, logprobs: Floats, generator: np.random.Generator) ->
         logprobs: shape (N, m).
         generator: of the directions.
     """
-    found = _residuals(orders, logprobs)
-    direction = _residuals(orders, generator.standard_normal(logprobs.shape))
+    found = residuals(orders, logprobs)
+    direction = residuals(orders, generator.standard_normal(logprobs.shape))
     length = np.linalg.norm(found, axis=1, keepdims=True) / np.linalg.norm(direction, axis=1, keepdims=True)
     return np.asarray(logprobs - found + direction * length)
 
@@ -161,24 +162,6 @@ def _floor(flagged: int, laws: list[stats.rv_frozen], sizes: NDArray[np.int64]) 
 
 
 @lru_cache
-def _iid(m: int, score: OutlierScore) -> Floats:
+def iid_scores(m: int, score: OutlierScore) -> Floats:
+    """Outlier scores of items whose m orders are independent and normal."""
     return score(np.random.default_rng(m).standard_normal((_DRAWN[score] // m, m)))
-
-
-# To be replaced by `evalkit.leakage.order_test.residuals`, which is the same.
-def _residuals(orders: Orders, logprobs: Floats) -> Floats:
-    """Log-probabilities without the effects of slots and neighbours, shape (N, m)."""
-    n = orders.shape[1]
-    slots = [orders[:, slot] == option for slot in range(n) for option in range(n)]
-    pairs = [
-        ((orders[:, :-1] == first) & (orders[:, 1:] == second)).any(axis=1)
-        for first, second in itertools.permutations(range(n), 2)
-    ]
-    mean = np.ones(len(orders))
-    for design in ([mean, *slots, *pairs], [mean, *slots], [mean]):
-        left, singular, _ = np.linalg.svd(np.column_stack(design).astype(np.float64), full_matrices=False)
-        basis = left[:, singular > 1e-9 * singular[0]]
-        if basis.shape[1] + 2 <= len(orders):
-            break
-    centred = logprobs - logprobs.mean(axis=1, keepdims=True)
-    return np.asarray(centred - (centred @ basis) @ basis.T)

@@ -11,17 +11,14 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evalkit.errors import DataError
-
 Floats = NDArray[np.float64]
 Orders = NDArray[np.int8]
-"""Orders of an item's options, shape (m, n): row k prints option `orders[k, j]` j-th. Row 0 is 0, 1, …, n-1."""
+"""Orders of an item's options, shape (m, n): row k prints option `orders[k, j]` j-th, row 0 as published."""
 
 MOST_PERMUTED = 5
 """Options up to which all orders are scored."""
@@ -52,7 +49,7 @@ class ItemScores:
     logprobs: Floats
     """Shape (m,), in nats; entry 0 belongs to the published order."""
     flags: tuple[str, ...] = ()
-    """What a reader must know of this item, for example `duplicate_options` (see `evalkit.leakage.scoring`)."""
+    """What a reader must know of this item, for example `duplicate_options`."""
 
     @property
     def n_options(self) -> int:

@@ -5,14 +5,11 @@ Reads result documents only; nothing here knows a task or an engine.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cache
-from importlib import resources
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, StrictUndefined, Template
+from evalkit.reports.markdown import template
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -39,6 +36,8 @@ class Headline:
     unfinished: str
     ties: str
     close_calls: str
+    contamination: str
+    """Verdict on the benchmark, where it was examined."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +68,12 @@ def markdown(results: Json, manifest: Json | None = None) -> str:
         for name, task in results["tasks"].items()
         if task["metrics"]
     ]
-    return _template().render(
+    return template("report.md.j2").render(
         title=results["model"]["name"],
         warnings=list(warnings(results, manifest)),
         rows=list(headlines(results)),
         notes=list(notes(results)),
+        contamination=list(contamination(results)),
         tasks=tasks,
         facts=list(_facts(results)),
     )
@@ -101,7 +101,8 @@ def terminal(results: Json) -> RenderableType:
 
 def headlines(results: Json) -> Iterator[Headline]:
     """One line per task and metric; a task without metrics still has one."""
-    for task in results["tasks"].values():
+    verdicts = results.get("leakage", {}).get("tasks", {})
+    for name, task in results["tasks"].items():
         counters = task["counters"]
         for metric, estimate in (task["metrics"] or {NONE: None}).items():
             yield Headline(
@@ -117,6 +118,7 @@ def headlines(results: Json) -> Iterator[Headline]:
                 unfinished=_count(counters.get("unfinished", 0)),
                 ties=_count(counters["ties"]),
                 close_calls=_close_calls(task),
+                contamination=verdicts[name]["verdict"]["short"] if name in verdicts else NONE,
             )
 
 
@@ -129,6 +131,22 @@ def notes(results: Json) -> Iterator[str]:
         file = task.get("submission")
         where = f"a submission file was written to {file}" if file else "predictions are in samples.parquet"
         yield f"{name}: no score, the labels of this split are not public; {where}."
+
+
+def contamination(results: Json) -> Iterator[str]:
+    """The verdicts of `evalkit leakage`, where there are some, and what contamination is worth."""
+    for name, task in results.get("leakage", {}).get("tasks", {}).items():
+        clean = task.get("clean_score")
+        if not clean or not clean["n_with_evidence"]:
+            yield f"{name}: {task['verdict']['sentence']}"
+            continue
+        low, high = clean["inflation_points"]["ci95"]
+        yield (
+            f"{name}: {task['verdict']['sentence']} Without the {clean['n_with_evidence']:,} items there is "
+            f"evidence against, the score is {_with_interval(clean['clean'])} instead of "
+            f"{100 * clean['all']['value']:.2f}: {clean['inflation_points']['value']:+.2f} points "
+            f"[{low:+.2f}, {high:+.2f}]."
+        )
 
 
 def warnings(results: Json, manifest: Json | None = None) -> Iterator[str]:
@@ -275,24 +293,3 @@ def _row_names(results: Json) -> Iterator[str]:
     """Resolved task name of every headline."""
     for name, task in results["tasks"].items():
         yield from [name] * max(1, len(task["metrics"]))
-
-
-@cache
-def _template() -> Template:
-    environment = Environment(
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        undefined=StrictUndefined,
-        finalize=_escape,
-        # The product is Markdown; `_escape` does what HTML escaping would do there.
-        autoescape=False,
-    )
-    source = resources.files("evalkit.reports").joinpath("templates", "report.md.j2")
-    return environment.from_string(source.read_text(encoding="utf-8"))
-
-
-def _escape(value: object) -> str:
-    """Keep a value from ending a table cell or starting emphasis, code or HTML of its own."""
-    one_line = " ".join(str(value).split())
-    return re.sub(r"([\\`*|<])", r"\\\1", one_line)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 
-from evalkit.task import Judge, Judgement, PromptInput, each
+from evalkit.task import Choice, Judge, Judgement, PromptInput, each
 from evalkit.types import (
     GenerateRequest,
     Message,
@@ -33,6 +33,15 @@ def block(cue: str, *, lead: str = "", strip: bool = False) -> Block:
         return f"{lead}{question}\n{options}{cue}"
 
     return render
+
+
+def as_choice(lead: str = "") -> Callable[[Sample], Choice]:
+    """Make the reader of a record as a question with its options."""
+
+    def read(sample: Sample) -> Choice:
+        return Choice(sample.fields["question"], tuple(sample.fields[x] for x in LETTERS), lead)
+
+    return read
 
 
 def few_shot(header: str, render: Block, p: PromptInput, *, delimiter: str) -> str:

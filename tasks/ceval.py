@@ -197,6 +197,7 @@ TASK = Task(
     path=path,
     parse=parse,
     choices=mc.LETTERS,
+    as_choice=mc.as_choice(),
     protocols={
         protocol.name: protocol
         for protocol in (

@@ -262,6 +262,7 @@ TASK = Task(
     path=path,
     parse=parse,
     choices=mc.LETTERS,
+    as_choice=mc.as_choice("题目："),
     protocols={
         protocol.name: protocol
         for protocol in (

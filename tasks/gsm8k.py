@@ -9,7 +9,17 @@ from typing import Any
 from evalkit.data.jsonfile import read_json_lines, read_pinned_json
 from evalkit.fewshot import drawn_per_sample
 from evalkit.metrics import numbers
-from evalkit.task import Grouping, Judge, Judgement, Overlong, PromptInput, Protocol, Task, each
+from evalkit.task import (
+    Grouping,
+    Judge,
+    Judgement,
+    Overlong,
+    PromptInput,
+    Protocol,
+    RecordText,
+    Task,
+    each,
+)
 from evalkit.types import GenerateRequest, Message, Sample
 
 STOPS = ("</s>", "<|im_end|>")
@@ -53,6 +63,11 @@ def parse(file: Path, split: str, subset: str) -> list[Sample]:
         fields = {"question": record.text("question"), "answer": answer}
         samples.append(Sample(str(i), subset, fields, target))
     return samples
+
+
+def record_text(sample: Sample) -> RecordText:
+    """Question and worked answer, calculator notes included."""
+    return RecordText(sample.fields["question"], sample.fields["answer"])
 
 
 def lm_eval(p: PromptInput) -> GenerateRequest:
@@ -142,6 +157,7 @@ TASK = Task(
     folder="GSM8K",
     path=path,
     parse=parse,
+    record_text=record_text,
     choices=(),
     protocols={
         protocol.name: protocol

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING
 from evalkit.data.jsonfile import read_json_lines
 from evalkit.metrics import humaneval_code as code
 from evalkit.metrics.code import pass_at_k
-from evalkit.task import Grouping, Judge, Judgement, JudgeSettings, Overlong, PromptInput, Protocol, Task
+from evalkit.task import (
+    Grouping,
+    Judge,
+    Judgement,
+    JudgeSettings,
+    Overlong,
+    PromptInput,
+    Protocol,
+    RecordText,
+    Task,
+)
 from evalkit.types import GenerateRequest, Message, Sample, Sampling
 
 if TYPE_CHECKING:
@@ -42,6 +52,11 @@ def parse(file: Path, _split: str, subset: str) -> list[Sample]:
         fields = {key: record.text(key) for key in _KEYS[1:]}
         samples[identifier] = Sample(identifier, subset, fields, "passed")
     return list(samples.values())
+
+
+def record_text(sample: Sample) -> RecordText:
+    """The function up to its docstring, and the publisher's own solution."""
+    return RecordText(sample.fields["prompt"], sample.fields["canonical_solution"])
 
 
 def base(p: PromptInput) -> GenerateRequest:
@@ -176,6 +191,7 @@ TASK = Task(
     folder="HumanEval",
     path=path,
     parse=parse,
+    record_text=record_text,
     choices=(),
     protocols={
         protocol.name: protocol

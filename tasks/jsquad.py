@@ -10,7 +10,18 @@ from typing import Any
 from evalkit.data.jsonfile import Record, squad_records
 from evalkit.fewshot import FewShot, drawn_in_shuffled_order, drawn_per_sample
 from evalkit.metrics import japanese
-from evalkit.task import Grouping, Judge, Judgement, Overlong, PromptInput, Protocol, Task, each, needs
+from evalkit.task import (
+    Grouping,
+    Judge,
+    Judgement,
+    Overlong,
+    PromptInput,
+    Protocol,
+    RecordText,
+    Task,
+    each,
+    needs,
+)
 from evalkit.types import GenerateRequest, Sample
 
 MAX_NEW_TOKENS = 256
@@ -39,6 +50,11 @@ def parse(file: Path, _split: str, subset: str) -> list[Sample]:
         }
         samples[identifier] = Sample(identifier, subset, fields, texts[0])
     return list(samples.values())
+
+
+def record_text(sample: Sample) -> RecordText:
+    """The question and its first answer; the paragraph is Wikipedia's."""
+    return RecordText(sample.fields["question"], sample.fields["answers"][0])
 
 
 def _answers(record: Record) -> list[str]:
@@ -207,6 +223,7 @@ TASK = Task(
     folder="JGLUE",
     path=path,
     parse=parse,
+    record_text=record_text,
     choices=(),
     protocols={
         protocol.name: protocol

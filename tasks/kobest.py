@@ -8,7 +8,7 @@ from pathlib import Path
 from evalkit.data.csvfile import Row, read_tsv, unique_ids
 from evalkit.fewshot import drawn_in_shuffled_order, drawn_per_sample
 from evalkit.metrics.classification import macro_f1
-from evalkit.task import Grouping, Overlong, PromptInput, Protocol, Task
+from evalkit.task import Choice, Grouping, Overlong, PromptInput, Protocol, RecordText, Task
 from evalkit.types import Sample, ScoreRequest
 
 _FILES = {"train": "train", "validation": "dev", "test": "test"}
@@ -176,6 +176,27 @@ _AUTHOR: dict[str, tuple[Ask, Options]] = {
 }
 
 
+_CHOICES: dict[str, Callable[[Sample], Choice]] = {
+    "copa": lambda s: Choice(f"{s.fields['premise']}{_connector(s)}", _alternatives(s)),
+    "hellaswag": lambda s: Choice(s.fields["context"], _endings(s)),
+}
+"""The tasks whose options are each record's own."""
+
+
+def _lines(*fields: str) -> Callable[[Sample], RecordText]:
+    """A record of these texts, whose answer is a mere label."""
+    return lambda s: RecordText("\n".join(s.fields[field] for field in fields), "")
+
+
+_RECORD_TEXT: dict[str, Callable[[Sample], RecordText]] = {
+    "boolq": _lines("paragraph", "question"),
+    "copa": lambda s: RecordText(s.fields["premise"], _alternatives(s)[int(s.target or 0)]),
+    "wic": _lines("word", "context_1", "context_2"),
+    "hellaswag": lambda s: RecordText(s.fields["context"], _endings(s)[int(s.target or 0)]),
+    "sentineg": _lines("sentence"),
+}
+
+
 def _protocol(subset: str, name: str, source: str, summary: str, ask: Ask, options: Options) -> Protocol:
     def render(p: PromptInput) -> ScoreRequest:
         shots = "".join(f"{ask(s)} {options(s)[int(s.target or 0)]}\n\n" for s in p.shots)
@@ -221,7 +242,9 @@ def _task(
         folder="KoBEST",
         path=lambda split, _: f"v1.0/{folder}/{_FILES.get(split, 'test')}.tsv",
         parse=lambda file, split, _: parse(file, split),
+        record_text=_RECORD_TEXT[subset],
         choices=(),
+        as_choice=_CHOICES.get(subset),
         protocols={
             "lm-eval": _protocol(
                 subset,

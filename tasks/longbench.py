@@ -9,7 +9,17 @@ from typing import Any
 
 from evalkit.data.jsonfile import Record, read_json_lines, read_pinned_json
 from evalkit.metrics import longbench as metrics
-from evalkit.task import Grouping, Judgement, Overlong, PromptInput, Protocol, Task, each, needs
+from evalkit.task import (
+    Grouping,
+    Judgement,
+    Overlong,
+    PromptInput,
+    Protocol,
+    RecordText,
+    Task,
+    each,
+    needs,
+)
 from evalkit.types import GenerateRequest, Message, Sample, Sampling
 
 MAX_NEW_TOKENS = {
@@ -121,6 +131,14 @@ def parse(file: Path, _split: str, subset: str) -> list[Sample]:
             raise record.corrupt("length is not a whole number")
         samples[identifier] = Sample(identifier, subset, fields, answers[0])
     return list(samples.values())
+
+
+def record_text(sample: Sample) -> RecordText:
+    """The question, where there is one, and its first answer.
+
+    The contexts are books, papers and web pages that a model may well know without knowing the benchmark.
+    """
+    return RecordText(sample.fields["input"], sample.fields["answers"][0])
 
 
 def _metric(subset: str) -> str:
@@ -240,6 +258,7 @@ def _task(
         path=path,
         variants={"partial": partial_path},
         parse=parse,
+        record_text=record_text,
         foreign_line=official_line,
         choices=(),
         protocols={

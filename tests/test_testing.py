@@ -15,7 +15,7 @@ from evalkit.registry import get_task
 from evalkit.task import Grouping, PromptInput, Task
 from evalkit.testing import check_backend, check_task
 from evalkit.tokens import EncodedRequest
-from evalkit.types import Failure, Response, ScoreRequest, ScoreResponse
+from evalkit.types import Failure, Response, ScoreRequest, ScoreResponse, TokenStats
 
 Answers = Iterator[tuple[int, Response]]
 
@@ -117,6 +117,15 @@ class CountsTooMuch(Changed):
         return super().score(requests, done)
 
 
+class WrongTokens(MockBackend):
+    def token_stats(
+        self, requests: Sequence[EncodedRequest], done: Collection[int] = ()
+    ) -> Iterator[tuple[int, tuple[TokenStats, ...] | Failure]]:
+        for i, answer in super().token_stats(requests, done):
+            assert not isinstance(answer, Failure)
+            yield i, tuple(replace(stats, logprob=stats.logprob - 1) for stats in answer)
+
+
 class NoLength(Changed):
     @property
     def info(self) -> ModelInfo:
@@ -148,13 +157,14 @@ def test_the_mock_backend_conforms() -> None:
         (Miscounts, "token counts"),
         (DropsAnOption, "3 scores for 4 continuations"),
         (Fails, "no scores but .*out of memory"),
+        (WrongTokens, "token statistics: they add up to"),
         (CountsNothing, "usage: tokens_computed does not grow"),
         (CountsTooMuch, "usage: .* computed where nothing shared takes"),
         (NoLength, "info: max_length is 0"),
         (NotJson, "info: it cannot be written as JSON"),
     ],
 )
-def test_a_broken_backend_is_told_which_rule_it_breaks(backend: type[Changed], rule: str) -> None:
+def test_a_broken_backend_is_told_which_rule_it_breaks(backend: type[MockBackend], rule: str) -> None:
     with pytest.raises(AssertionError, match=rule):
         check_backend(backend())
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from evalkit.tokens import EncodedPrompt, EncodedRequest, Tokenizer
-from evalkit.types import Response, ScoreResponse
+from evalkit.types import Failure, Response, ScoreResponse, TokenStats
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +35,8 @@ class Capabilities:
 
     no_scores: str | None = None
     """Why it cannot score given texts."""
+    no_token_stats: str | None = None
+    """Why it cannot tell more of a token than its log-probability; also where it cannot score."""
     no_completions: str | None = None
     """Why it cannot generate text."""
     repeatable: bool = True
@@ -84,6 +86,16 @@ class Backend(Protocol):
 
         What is computed for the rest must not depend on `done`: a resumed run repeats the arithmetic
         of an uninterrupted one.
+        """
+        ...
+
+    def token_stats(
+        self, requests: Sequence[EncodedRequest], done: Collection[int] = ()
+    ) -> Iterator[tuple[int, tuple[TokenStats, ...] | Failure]]:
+        """Score like `score`, by the same computation, but yield every token, one `TokenStats` per sequence.
+
+        Raises:
+            UsageError: `capabilities.no_token_stats` says why.
         """
         ...
 

@@ -14,10 +14,12 @@ from evalkit.tokens import EncodedPrompt, EncodedRequest, Ids
 from evalkit.types import (
     Completion,
     ContinuationScore,
+    Failure,
     GenerateResponse,
     Message,
     Response,
     ScoreResponse,
+    TokenStats,
 )
 
 _BATCH_TOKENS = 16384
@@ -84,6 +86,18 @@ class MockBackend:
         self, requests: Sequence[EncodedRequest], done: Collection[int] = ()
     ) -> Iterator[tuple[int, Response]]:
         """Answer in planned order, so that the planner's cost is part of what is measured."""
+        for i in self._planned(requests, done):
+            yield i, self.score_reference(requests[i])
+
+    def token_stats(
+        self, requests: Sequence[EncodedRequest], done: Collection[int] = ()
+    ) -> Iterator[tuple[int, tuple[TokenStats, ...] | Failure]]:
+        """Share each score out among its tokens at random; no token is the most likely one."""
+        for i in self._planned(requests, done):
+            scores = self.score_reference(requests[i]).scores
+            yield i, tuple(_shared_out(s, requests[i].n_scored(j)) for j, s in enumerate(scores))
+
+    def _planned(self, requests: Sequence[EncodedRequest], done: Collection[int]) -> Iterator[int]:
         for window in plan(requests, _BATCH_TOKENS):
             for step in window.steps:
                 if all(i in done for i in step.requests):
@@ -91,7 +105,7 @@ class MockBackend:
                 self.usage.tokens_computed += len(step.tokens)
                 for i in step.finishes:
                     if i not in done:
-                        yield i, self.score_reference(requests[i])
+                        yield i
 
     def score_reference(self, request: EncodedRequest) -> ScoreResponse:
         """Scores that depend on the whole sequence and on nothing else."""
@@ -132,3 +146,9 @@ class MockBackend:
     def downgrade(self) -> None:
         """There is only one path."""
         return
+
+
+def _shared_out(score: ContinuationScore, n: int) -> TokenStats:
+    generator = np.random.default_rng(int(np.float64(score.logprob).view(np.uint64)))
+    shares, mean, variance = generator.exponential(size=(3, n))
+    return TokenStats(score.logprob * shares / shares.sum(), -mean, variance, np.zeros(n, np.bool_))

@@ -12,7 +12,7 @@ import typer
 import typer.core
 
 from evalkit._version import __version__
-from evalkit.cli import data, doctor, models, run, tasks
+from evalkit.cli import data, doctor, leakage, models, run, tasks
 from evalkit.errors import EvalkitError
 
 
@@ -44,6 +44,7 @@ app.command("score-file")(run.score_file)
 app.add_typer(tasks.app, name="tasks")
 app.add_typer(models.app, name="models")
 app.add_typer(data.app, name="data")
+app.add_typer(leakage.app, name="leakage")
 app.command("doctor")(doctor.doctor)
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import typer
 
+from evalkit.backends.opening import EngineOptions
 from evalkit.errors import UsageError, unknown_name
 
 DATA = typer.Option(
@@ -24,7 +26,76 @@ MAX_ERRORS = typer.Option(
 UNSAFE = typer.Option(
     False, "--unsafe-local-code", help="Run generated programs without a sandbox, with all your rights."
 )
+MODEL = typer.Option(
+    ...,
+    help="A name of `evalkit models`, a folder in transformers format, a GGUF file, or a hub id such as "
+    "org/name.",
+)
+BACKEND = typer.Option(
+    "hf",
+    help="Engine: hf (transformers), vllm, openai (a server that speaks the OpenAI protocol) or mock "
+    "(no model, random scores).",
+)
+BASE_URL = typer.Option(
+    None, help="Where the server is, for example http://localhost:8000/v1 (--backend openai)."
+)
+DTYPE = typer.Option(
+    "auto", help="float32, bfloat16, float16, or auto (the checkpoint's own; float32 for a GGUF file)."
+)
+DEVICE = typer.Option("auto", help="cpu, cuda, cuda:N, or auto (a GPU where there is one).")
+LOAD_FORMAT = typer.Option(
+    "auto", help="auto, or dummy: the model's shape with random weights, for measuring speed."
+)
+QUANTIZATION = typer.Option(
+    None, help="Narrow a dense model to int8 or int4 while loading (bitsandbytes, needs a GPU)."
+)
+TOKENIZER = typer.Option(
+    None, help="Folder or hub id of the tokenizer, where a server does not tell (--backend openai)."
+)
+ENGINE_ARG = typer.Option(
+    [], help="A further setting of the engine as key=value, for example tensor_parallel_size=2 (vllm)."
+)
+REVISION = typer.Option(None, help="Branch, tag or commit of a hub model.")
+TRUST_REMOTE_CODE = typer.Option(
+    False, "--trust-remote-code", help="Let Python code that comes with the model run on this machine."
+)
+BATCH_TOKENS = typer.Option(
+    None, help="Token budget of one forward pass (hf: by default 2048 on CPU, 16384 on GPU)."
+)
+SPLIT = typer.Option(None, help="Split, for every task whose spec does not say.")
+SUBSETS = typer.Option("", help="Only these subsets (for example subjects), comma-separated.")
+QUIET = typer.Option(False, "--quiet", "-q", help="No progress, only the result.")
 OFFLINE = typer.Option(False, "--offline", help="Never open a network connection.")
+
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+LOAD_FORMATS = ("auto", "dummy")
+
+
+def engine_options(
+    *, dtype: str, load_format: str, batch_tokens: int | None, engine_arg: list[str], **others: Any
+) -> EngineOptions:
+    """Put the options that choose an engine together.
+
+    Raises:
+        UsageError: one of them has a value it cannot have.
+    """
+    one_of("--dtype", dtype, DTYPES)
+    one_of("--load-format", load_format, LOAD_FORMATS)
+    if batch_tokens is not None and batch_tokens < 1:
+        raise UsageError(f"--batch-tokens {batch_tokens}: at least 1 is needed")
+    return EngineOptions(
+        dtype=dtype,
+        load_format=load_format,
+        batch_tokens=batch_tokens,
+        engine_args=key_values("--engine-arg", engine_arg),
+        **others,
+    )
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Read a comma-separated list."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def one_of(option: str, value: str, known: tuple[str, ...]) -> str:

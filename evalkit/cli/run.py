@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import signal
 import sys
 from collections import Counter
 from pathlib import Path
@@ -12,67 +11,57 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from evalkit.backends.openai.address import clean_url
 from evalkit.cli.options import (
+    BACKEND,
+    BASE_URL,
+    BATCH_TOKENS,
     DATA,
     DATA_VARIANT,
+    DEVICE,
+    DTYPE,
+    ENGINE_ARG,
+    LOAD_FORMAT,
     MAX_ERRORS,
+    MODEL,
     OFFLINE,
+    QUANTIZATION,
+    QUIET,
+    REVISION,
+    SPLIT,
+    SUBSETS,
+    TOKENIZER,
+    TRUST_REMOTE_CODE,
     UNSAFE,
+    engine_options,
     error_limit,
-    key_values,
-    one_of,
+    names,
     tag_pair,
 )
+from evalkit.cli.resuming import resume_command, stop_on_sigterm
 from evalkit.errors import RunInterrupted, ServerLost, UntrustedResultError, UsageError
 
 if TYPE_CHECKING:
     from evalkit.store import RunStore
 
-DTYPES = ("auto", "float32", "bfloat16", "float16")
-LOAD_FORMATS = ("auto", "dummy")
-
 
 def run(
-    model: str = typer.Option(
-        ...,
-        help="A name of `evalkit models`, a folder in transformers format, a GGUF file, or a hub id such as "
-        "org/name.",
-    ),
+    model: str = MODEL,
     tasks: str = typer.Option(
         ..., help="Comma-separated specs <task>[@<protocol>][:<split>][:<k>shot], suites, or task files."
     ),
-    backend: str = typer.Option(
-        "hf",
-        help="Engine: hf (transformers), vllm, openai (a server that speaks the OpenAI protocol) or mock "
-        "(no model, random scores).",
-    ),
-    base_url: str = typer.Option(
-        None, help="Where the server is, for example http://localhost:8000/v1 (--backend openai)."
-    ),
-    dtype: str = typer.Option(
-        "auto", help="float32, bfloat16, float16, or auto (the checkpoint's own; float32 for a GGUF file)."
-    ),
-    device: str = typer.Option("auto", help="cpu, cuda, cuda:N, or auto (a GPU where there is one)."),
-    load_format: str = typer.Option(
-        "auto", help="auto, or dummy: the model's shape with random weights, for measuring speed."
-    ),
-    quantization: str = typer.Option(
-        None, help="Narrow a dense model to int8 or int4 while loading (bitsandbytes, needs a GPU)."
-    ),
-    tokenizer: str = typer.Option(
-        None, help="Folder or hub id of the tokenizer, where a server does not tell (--backend openai)."
-    ),
-    engine_arg: list[str] = typer.Option(
-        [], help="A further setting of the engine as key=value, for example tensor_parallel_size=2 (vllm)."
-    ),
-    revision: str = typer.Option(None, help="Branch, tag or commit of a hub model."),
-    trust_remote_code: bool = typer.Option(
-        False, "--trust-remote-code", help="Let Python code that comes with the model run on this machine."
-    ),
+    backend: str = BACKEND,
+    base_url: str = BASE_URL,
+    dtype: str = DTYPE,
+    device: str = DEVICE,
+    load_format: str = LOAD_FORMAT,
+    quantization: str = QUANTIZATION,
+    tokenizer: str = TOKENIZER,
+    engine_arg: list[str] = ENGINE_ARG,
+    revision: str = REVISION,
+    trust_remote_code: bool = TRUST_REMOTE_CODE,
     shots: int = typer.Option(None, help="Few-shot examples, for every task whose spec does not say."),
-    split: str = typer.Option(None, help="Split, for every task whose spec does not say."),
-    subsets: str = typer.Option("", help="Only these subsets (for example subjects), comma-separated."),
+    split: str = SPLIT,
+    subsets: str = SUBSETS,
     limit: int = typer.Option(None, help="Only the first N samples of each subset."),
     data: str = DATA,
     data_variant: str = DATA_VARIANT,
@@ -97,14 +86,12 @@ def run(
     ),
     unsafe_local_code: bool = UNSAFE,
     seed: int = typer.Option(0, help="Seed of everything random; recorded in the manifest."),
-    batch_tokens: int = typer.Option(
-        None, help="Token budget of one forward pass (hf: by default 2048 on CPU, 16384 on GPU)."
-    ),
+    batch_tokens: int = BATCH_TOKENS,
     output: Path = typer.Option(None, help="Run directory (default: runs/<UTC time>-<model>-<6 hex>)."),
     resume: bool = typer.Option(False, "--resume", help="Continue an interrupted run in --output."),
     max_errors: str = MAX_ERRORS,
     log_prompts: bool = typer.Option(False, "--log-prompts", help="Keep every prompt in samples.parquet."),
-    quiet: bool = typer.Option(False, "--quiet", "-q", help="No progress, only the result."),
+    quiet: bool = QUIET,
     as_json: bool = typer.Option(
         False, "--json", help="Print the result document to stdout, and nothing else there."
     ),
@@ -118,7 +105,7 @@ def run(
       evalkit run --model ./my-model --tasks mmlu --limit 20 --output runs/quick
       evalkit run --model demo --tasks mmlu --output runs/quick --resume
     """
-    from evalkit.backends.opening import EngineOptions, check, open_backend
+    from evalkit.backends.opening import check, open_backend
     from evalkit.cli.progress import TerminalProgress
     from evalkit.data.source import open_source
     from evalkit.preparation import RunOptions
@@ -126,16 +113,12 @@ def run(
     from evalkit.runner import run as run_tasks
     from evalkit.store import RunStore, default_output
 
-    one_of("--dtype", dtype, DTYPES)
     error_limit(max_errors, 0)
-    if batch_tokens is not None and batch_tokens < 1:
-        raise UsageError(f"--batch-tokens {batch_tokens}: at least 1 is needed")
     if max_length is not None and max_length < 2:
         raise UsageError(f"--max-length {max_length}: at least 2 tokens are needed")
     if resume and output is None:
         raise UsageError("--resume needs --output, the run directory to continue")
-    one_of("--load-format", load_format, LOAD_FORMATS)
-    engine = EngineOptions(
+    engine = engine_options(
         model=model,
         backend=backend,
         dtype=dtype,
@@ -148,7 +131,7 @@ def run(
         tokenizer=tokenizer,
         load_format=load_format,
         quantization=quantization,
-        engine_args=key_values("--engine-arg", engine_arg),
+        engine_arg=engine_arg,
     )
     if not resume:  # of a finished run, which needs no model
         check(engine)
@@ -158,7 +141,7 @@ def run(
         tasks=tasks,
         shots=shots,
         split=split,
-        subsets=_names(subsets),
+        subsets=names(subsets),
         limit=limit,
         seed=seed,
         chat=chat,
@@ -171,7 +154,7 @@ def run(
         engine=engine.to_json(),
     )
 
-    signal.signal(signal.SIGTERM, _stop)
+    stop_on_sigterm()
     source = open_source(data, offline=offline, variant=data_variant)
     progress = Silent() if quiet else TerminalProgress()
     try:
@@ -181,7 +164,7 @@ def run(
     except (KeyboardInterrupt, RunInterrupted, ServerLost) as error:
         what = str(error) or "interrupted"  # a KeyboardInterrupt says nothing
         kind = ServerLost if isinstance(error, ServerLost) else RunInterrupted
-        raise kind(f"{what}; continue with: {_resume_command(store.root)}") from None
+        raise kind(f"{what}; continue with: {resume_command(store.root)}") from None
     finally:
         progress.finish()
     _show(results, store.root, as_json=as_json)
@@ -248,31 +231,6 @@ def score_file(
     for name, estimate in scores["metrics"].items():
         low, high = estimate["ci95"]
         typer.echo(f"  {name:12} {100 * estimate['value']:6.2f}  [{100 * low:.1f}, {100 * high:.1f}]")
-
-
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-def _stop(signum: int, frame: object) -> None:
-    """Treat a polite request to end like Ctrl-C, so that the message says how to go on."""
-    raise KeyboardInterrupt
-
-
-def _resume_command(output: Path) -> str:
-    """The command line that continues this run."""
-    arguments = [_without_secrets(a) for a in sys.argv[1:] if a != "--resume"]
-    if not any(a == "--output" or a.startswith("--output=") for a in arguments):
-        arguments += ["--output", str(output)]
-    return shlex.join(["evalkit", *arguments, "--resume"])
-
-
-def _without_secrets(argument: str) -> str:
-    """A server's address without what may be secret in it."""
-    option, equals, value = argument.partition("=")
-    if option == "--base-url":
-        return f"{option}{equals}{clean_url(value)}" if equals else option
-    return clean_url(argument) if argument.startswith(("http://", "https://")) else argument
 
 
 def _show(results: dict[str, Any], root: Path, *, as_json: bool) -> None:

@@ -17,6 +17,7 @@ from evalkit.tokens import EncodedPrompt, EncodedRequest, encode, encode_prompt
 from evalkit.types import (
     Completion,
     ContinuationScore,
+    Failure,
     FinishReason,
     GenerateResponse,
     NextToken,
@@ -25,6 +26,7 @@ from evalkit.types import (
     ScoreRequest,
     ScoreResponse,
     SpanRequest,
+    TokenStats,
 )
 
 _TOLERANCE = TOLERANCE | {"float64": TOLERANCE["float32"]}
@@ -103,6 +105,8 @@ def _check_scores(backend: Backend) -> None:
     for rule, request, answer in zip(rules, requests, answers, strict=True):
         _check_reference(backend, rule, request, answer)
     _check_usage(backend, requests[rules.index("a context shared by many")])
+    if backend.capabilities.no_token_stats is None:
+        _check_token_stats(backend, requests, answers)
     with named("nothing to do"):
         assert list(backend.score([])) == [], "no requests must give no answers"
 
@@ -156,6 +160,31 @@ def _check_score(score: ContinuationScore, n_tokens: int) -> None:
     assert math.isfinite(score.logprob), f"finite: the log-probability is {score.logprob}"
     assert score.logprob <= _ROUNDING, f"a log-probability is at most 0, not {score.logprob}"
     assert score.n_tokens == n_tokens, f"token counts: {score.n_tokens} reported, {n_tokens} scored"
+
+
+def _check_token_stats(
+    backend: Backend, requests: Sequence[EncodedRequest], answers: Sequence[ScoreResponse]
+) -> None:
+    with named("token statistics"):
+        found = dict(backend.token_stats(requests, done={0}))
+        assert set(found) == set(range(1, len(requests))), f"answers for {sorted(found)}, all but 0 wanted"
+        for i, statistics in found.items():
+            assert not isinstance(statistics, Failure), f"no statistics but {statistics}"
+            assert len(statistics) == len(requests[i].tails), "one for every sequence"
+            for j, (stats, score) in enumerate(zip(statistics, answers[i].scores, strict=True)):
+                _check_sequence_stats(stats, score, requests[i].n_scored(j), _tolerance(backend))
+
+
+def _check_sequence_stats(stats: TokenStats, score: ContinuationScore, n: int, tolerance: float) -> None:
+    lengths = [len(column) for column in (stats.logprob, stats.mean, stats.variance, stats.greedy)]
+    assert lengths == [n] * 4, f"columns of {lengths} entries for {n} scored tokens"
+    assert abs(stats.logprob.sum() - score.logprob) <= tolerance * math.sqrt(n), (
+        f"they add up to {stats.logprob.sum()}, the score is {score.logprob}"
+    )
+    assert bool(stats.greedy.all()) == score.is_greedy, "all tokens are greedy where the sequence is"
+    assert np.isfinite([stats.mean, stats.variance]).all(), "a moment is not finite"
+    assert (stats.mean <= _ROUNDING).all(), "a mean of log-probabilities is above 0"
+    assert (stats.variance >= 0).all(), "a variance is negative"
 
 
 class _Same:

@@ -10,26 +10,47 @@ import math
 import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from evalkit.backends.base import Capabilities, ModelInfo, Usage
 from evalkit.backends.hf import memory
 from evalkit.backends.hf.attention import UnsupportedAttention
 from evalkit.backends.hf.generation import PlainGenerator, SlotGenerator
-from evalkit.backends.hf.head import Head
+from evalkit.backends.hf.head import Head, target_statistics
 from evalkit.backends.hf.loading import LoadedModel, LoadOptions, load
 from evalkit.backends.hf.paths import ExpandedPath, Path, PlainPath, TreePath
 from evalkit.decoding import Collected, Draft, drafts
 from evalkit.planner import Step, Window, plan
 from evalkit.tokens import EncodedPrompt, EncodedRequest, Ids
-from evalkit.types import Completion, ContinuationScore, Failure, Response, ScoreResponse
+from evalkit.types import Completion, ContinuationScore, Failure, Response, ScoreResponse, TokenStats
 
 _log = logging.getLogger(__name__)
 
 _DEFAULT_BATCH_TOKENS = {"cpu": 2048, "cuda": 16384}
+
+Column = npt.NDArray[np.float64]
+"""One statistic of consecutive tokens."""
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading(Generic[Answer]):
+    """What is read of every scored token, and what that answers."""
+
+    n_columns: int
+    columns: Callable[[Tensor, Tensor], tuple[Tensor, ...]]
+    """(hidden states, target ids) of tokens to so many statistics of each."""
+    answer: Callable[[EncodedRequest, Sequence[list[Column]]], Answer]
+    """A request and, per sequence, the columns of its tokens, to the answer."""
+    alone: Callable[[EncodedRequest], Answer]
+    """The answer to a request that must not share a forward."""
 
 
 class HfBackend:
@@ -78,40 +99,64 @@ class HfBackend:
         self, requests: Sequence[EncodedRequest], done: Collection[int] = ()
     ) -> Iterator[tuple[int, Response]]:
         """Score everything not in `done`, window by window of the plan."""
+        reading = _Reading(2, self._head.score, _scores, self.score_reference)
+        yield from self._answers(requests, done, reading)
+
+    @torch.inference_mode()
+    def token_stats(
+        self, requests: Sequence[EncodedRequest], done: Collection[int] = ()
+    ) -> Iterator[tuple[int, tuple[TokenStats, ...] | Failure]]:
+        """Score everything not in `done` by the forwards of `score`, and read more off the same logits."""
+        reading = _Reading(4, self._head.statistics, _token_stats, self._token_stats_alone)
+        yield from self._answers(requests, done, reading)
+
+    def _answers(
+        self, requests: Sequence[EncodedRequest], done: Collection[int], reading: _Reading[Answer]
+    ) -> Iterator[tuple[int, Answer | Failure]]:
         shared = [i for i, request in enumerate(requests) if request.n_inputs <= self._longest_shared]
         planned = [requests[i] for i in shared]
         planned_done = {k for k, i in enumerate(shared) if i in done}
         for window in plan(planned, self._batch_tokens, self._threads if self._workers else 1):
-            for k, response in self._score_window(window, planned, planned_done):
-                yield shared[k], response
+            for k, answer in self._window_answers(window, planned, planned_done, reading):
+                yield shared[k], answer
             memory.return_unused()
         for i in sorted(set(range(len(requests))).difference(shared, done)):
-            yield i, self._score_alone(requests[i])
+            alone = self._answer_alone(requests[i], reading)
+            yield i, alone
 
-    def _score_alone(self, request: EncodedRequest) -> Response:
+    def _answer_alone(self, request: EncodedRequest, reading: _Reading[Answer]) -> Answer | Failure:
         try:
-            response = self.score_reference(request)
+            answer = reading.alone(request)
         except RuntimeError as error:
             if not memory.is_out_of_memory(error):
                 raise
             return Failure(_out_of_memory(request.n_inputs))
         self.usage.tokens_computed += request.n_logical
-        return response
+        return answer
 
-    def _score_window(
-        self, window: Window, requests: Sequence[EncodedRequest], done: Collection[int]
-    ) -> Iterator[tuple[int, Response]]:
-        edges = _EdgeScores(window.n_edges)
+    def _window_answers(
+        self,
+        window: Window,
+        requests: Sequence[EncodedRequest],
+        done: Collection[int],
+        reading: _Reading[Answer],
+    ) -> Iterator[tuple[int, Answer | Failure]]:
+        edges = _Edges(window.n_edges, reading)
         reasons: dict[int, str] = {}
         for step, error in self._run_all(window, edges, done):
             if error:
                 reasons.update(dict.fromkeys(step.requests, error))
             for i in step.finishes:
-                if i not in done:
-                    yield i, edges.response(requests[i], window.sequence_edges[i], reasons.get(i, ""))
+                if i in done:
+                    continue
+                columns = edges.columns(window.sequence_edges[i])
+                yield (
+                    i,
+                    Failure(reasons.get(i, "")) if columns is None else reading.answer(requests[i], columns),
+                )
 
     def _run_all(
-        self, window: Window, edges: _EdgeScores, done: Collection[int]
+        self, window: Window, edges: _Edges, done: Collection[int]
     ) -> Iterator[tuple[Step, str | None]]:
         """Run what is not done, in order; steps that only read one cached context share the cores.
 
@@ -140,9 +185,7 @@ class HfBackend:
                     broken[k] = error
                 yield window.steps[k], error
 
-    def _run_in_parallel(
-        self, steps: Sequence[Step], context: Ids, edges: _EdgeScores
-    ) -> Iterator[str | None]:
+    def _run_in_parallel(self, steps: Sequence[Step], context: Ids, edges: _Edges) -> Iterator[str | None]:
         assert self._workers is not None
         run = functools.partial(self._run_on_one_core, context=context, edges=edges)
         # Taking another path changes the model, so that waits until no thread is inside it.
@@ -158,16 +201,14 @@ class HfBackend:
             yield self._run_here(step, context, edges) if refused else outcome  # type: ignore[misc]
 
     @torch.inference_mode()
-    def _run_on_one_core(
-        self, step: Step, context: Ids, edges: _EdgeScores
-    ) -> str | UnsupportedAttention | None:
+    def _run_on_one_core(self, step: Step, context: Ids, edges: _Edges) -> str | UnsupportedAttention | None:
         torch.set_num_threads(1)
         try:
             return self._run(step, context, edges)
         except UnsupportedAttention as error:
             return error
 
-    def _run_here(self, step: Step, context: Ids, edges: _EdgeScores) -> str | None:
+    def _run_here(self, step: Step, context: Ids, edges: _Edges) -> str | None:
         """Run one step, changing to a simpler path where this one cannot."""
         while True:
             try:
@@ -179,15 +220,14 @@ class HfBackend:
                 if self.downgrade() is None:
                     raise
 
-    def _run(self, step: Step, context: Ids, edges: _EdgeScores) -> str | None:
+    def _run(self, step: Step, context: Ids, edges: _Edges) -> str | None:
         """Run one step, splitting it as long as it does not fit into memory; return what went wrong."""
         path = self._path
         fits = True
         try:
             hidden = path.run(step, context)
             if len(step.edge_ids):
-                targets = torch.from_numpy(step.edge_tokens.astype(np.int64)).to(hidden.device)
-                edges.store(step.edge_ids, *self._head.score(hidden, targets))
+                edges.read(step, hidden)
         except RuntimeError as error:
             if not memory.is_out_of_memory(error):
                 raise
@@ -198,7 +238,7 @@ class HfBackend:
             self.usage.tokens_computed += path.tokens(step)
         return None
 
-    def _run_halves(self, step: Step, context: Ids, edges: _EdgeScores) -> str | None:
+    def _run_halves(self, step: Step, context: Ids, edges: _Edges) -> str | None:
         memory.release()
         if len(step.families) < 2:
             return _out_of_memory(len(step.tokens))
@@ -238,11 +278,23 @@ class HfBackend:
     @torch.inference_mode()
     def score_reference(self, request: EncodedRequest) -> ScoreResponse:
         """One unshared forward of the whole model, its own attention and head, per distinct input."""
+        scores = []
+        for j, (logits, targets) in enumerate(self._plain_logits(request)):
+            logp = logits.log_softmax(dim=1).gather(1, targets.unsqueeze(1)).double()
+            best = bool((logits.argmax(dim=1) == targets).all())
+            scores.append(ContinuationScore(float(logp.sum()), request.reported_tokens(j), best))
+        return ScoreResponse(tuple(scores))
+
+    def _token_stats_alone(self, request: EncodedRequest) -> tuple[TokenStats, ...]:
+        read = (target_statistics(logits, targets) for logits, targets in self._plain_logits(request))
+        return _token_stats(request, [[_column(c) for c in columns] for columns in read])
+
+    def _plain_logits(self, request: EncodedRequest) -> Iterator[tuple[Tensor, Tensor]]:
+        """Logits before each sequence's scored tokens, and those tokens."""
         current = self._model.config._attn_implementation
         self._model.set_attn_implementation(self._native_attention)
         try:
-            outputs: dict[bytes, torch.Tensor] = {}
-            scores = []
+            outputs: dict[bytes, Tensor] = {}
             for j, start in enumerate(request.starts):
                 ids = request.sequence(j)
                 key = ids[:-1].tobytes()
@@ -253,11 +305,7 @@ class HfBackend:
                         0
                     ]
                 logits = outputs[key][start - len(ids) :].float()
-                targets = torch.from_numpy(ids[start:].astype(np.int64)).to(logits.device)
-                logp = logits.log_softmax(dim=1).gather(1, targets.unsqueeze(1)).double()
-                best = bool((logits.argmax(dim=1) == targets).all())
-                scores.append(ContinuationScore(float(logp.sum()), request.reported_tokens(j), best))
-            return ScoreResponse(tuple(scores))
+                yield logits, torch.from_numpy(ids[start:].astype(np.int64)).to(logits.device)
         finally:
             self._model.set_attn_implementation(current)
 
@@ -303,30 +351,44 @@ def _context_ids(window: Window, step: Step) -> Ids:
     return np.concatenate(pieces[::-1])
 
 
-class _EdgeScores:
-    """Log-probabilities of a window's edges, filled in step by step."""
+class _Edges:
+    """Statistics of a window's edges, filled in step by step."""
 
-    def __init__(self, n_edges: int) -> None:
-        self._logprobs = np.full(n_edges, np.nan)
-        self._greedy = np.zeros(n_edges, np.bool_)
+    def __init__(self, n_edges: int, reading: _Reading[Any]) -> None:
+        self._reading = reading
+        self._values = np.full((reading.n_columns, n_edges), np.nan)
         self._stored = np.zeros(n_edges, np.bool_)
 
-    def store(self, edges: Ids, logprobs: torch.Tensor, greedy: torch.Tensor) -> None:
-        self._logprobs[edges] = logprobs.double().cpu().numpy()
-        self._greedy[edges] = greedy.cpu().numpy()
-        self._stored[edges] = True
+    def read(self, step: Step, hidden: Tensor) -> None:
+        """Take in the edges of a step from the hidden states before them."""
+        targets = torch.from_numpy(step.edge_tokens.astype(np.int64)).to(hidden.device)
+        for values, column in zip(self._values, self._reading.columns(hidden, targets), strict=True):
+            values[step.edge_ids] = _column(column)
+        self._stored[step.edge_ids] = True
 
-    def response(self, request: EncodedRequest, sequences: tuple[Ids, ...], reason: str) -> Response:
-        """The request's scores, or a Failure for `reason` where some of them were never computed."""
+    def columns(self, sequences: tuple[Ids, ...]) -> list[list[Column]] | None:
+        """Each sequence's statistics, or None where some of them were never computed."""
         if not all(self._stored[edges].all() for edges in sequences):
-            return Failure(reason)
-        return ScoreResponse(
-            tuple(
-                ContinuationScore(
-                    float(self._logprobs[edges].sum()),
-                    request.reported_tokens(j),
-                    bool(self._greedy[edges].all()),
-                )
-                for j, edges in enumerate(sequences)
-            )
+            return None
+        return [[values[edges] for values in self._values] for edges in sequences]
+
+
+def _column(values: Tensor) -> Column:
+    column: Column = values.double().cpu().numpy()
+    return column
+
+
+def _scores(request: EncodedRequest, sequences: Sequence[list[Column]]) -> ScoreResponse:
+    return ScoreResponse(
+        tuple(
+            ContinuationScore(float(logprobs.sum()), request.reported_tokens(j), bool(greedy.all()))
+            for j, (logprobs, greedy) in enumerate(sequences)
         )
+    )
+
+
+def _token_stats(_request: EncodedRequest, sequences: Sequence[list[Column]]) -> tuple[TokenStats, ...]:
+    return tuple(
+        TokenStats(logprobs, mean, variance, greedy.astype(np.bool_))
+        for logprobs, greedy, mean, variance in sequences
+    )

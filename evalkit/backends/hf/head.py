@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -36,19 +37,25 @@ class Head:
             hidden: [rows, width].
             targets: [rows] token ids.
         """
+        logprobs, greedy = self._read(target_scores, hidden, targets)
+        return logprobs, greedy
+
+    def statistics(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
+        """What `target_statistics` reads off the logits of these rows; arguments as in `score`."""
+        return self._read(target_statistics, hidden, targets)
+
+    def _read(
+        self, read: Callable[[Tensor, Tensor], tuple[Tensor, ...]], hidden: Tensor, targets: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Apply `read` to the logits and targets of as many rows at a time as may be held."""
         size = max(1, _LOGITS_AT_ONCE // self._weight.shape[0])
         rows = [slice(i, i + size) for i in range(0, len(hidden), size)]
-        parts = [self._score(hidden[r], targets[r]) for r in rows]
-        return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+        parts = [read(self.logits(hidden[r]), targets[r]) for r in rows]
+        return tuple(torch.cat(column) for column in zip(*parts, strict=True))
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits [rows, vocabulary] in float32."""
         return self._transform(torch.nn.functional.linear(hidden.float(), self._weight, self._bias))
-
-    def _score(self, hidden: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.logits(hidden)
-        chosen = logits.gather(1, targets.unsqueeze(1)).squeeze(1)
-        return chosen - logits.logsumexp(dim=1), chosen >= logits.amax(dim=1)
 
     def _transform(self, logits: Tensor) -> Tensor:
         if self._divide:
@@ -58,6 +65,22 @@ class Head:
         if self._softcap:
             logits = torch.tanh(logits / self._softcap) * self._softcap
         return logits
+
+
+def target_scores(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probability of each row's target, and whether it is the most likely token."""
+    chosen = logits.gather(1, targets.unsqueeze(1)).squeeze(1)
+    return chosen - logits.logsumexp(dim=1), chosen >= logits.amax(dim=1)
+
+
+def target_statistics(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`target_scores`, then mean and variance of log p over the vocabulary under p (float32)."""
+    logprobs, greedy = target_scores(logits, targets)
+    every = logits.log_softmax(dim=1)
+    p = every.exp()
+    mean = (p * every).sum(dim=1)
+    variance = (p * (every - mean.unsqueeze(1)).square()).sum(dim=1)
+    return logprobs, greedy, mean, variance
 
 
 def _setting(config: Any, *names: str) -> float | None:

@@ -23,13 +23,15 @@ from evalkit.backends.openai.tokenizer import PROBE_TEXT, ServerTokenizer, Utf8T
 from evalkit.backends.tokenizer import HfTokenizer, load_tokenizer
 from evalkit.errors import UntrustedResultError, UsageError
 from evalkit.tokens import EncodedPrompt, EncodedRequest, Tokenizer
-from evalkit.types import Response, ScoreResponse
+from evalkit.types import Failure, Response, ScoreResponse, TokenStats
 
 _MAX_CONCURRENCY = 64
 _ONE_AT_A_TIME = ("llama-cpp-python",)
 """Servers that remember only the last prompt: requests of several samples mixed would compute each anew."""
 _MOST_CONCURRENCY = 1000
 """Connections the client library opens at most."""
+
+_NO_TOKEN_STATS = "a server keeps the moments of its predictions to itself: use --backend hf"
 
 T = TypeVar("T")
 
@@ -70,6 +72,7 @@ class OpenAiBackend:
         )
         self.capabilities = Capabilities(
             no_scores=findings.no_scores,
+            no_token_stats=_NO_TOKEN_STATS,
             no_completions=None if completions else bridge.run(self._generator.greet()),
             repeatable=False,
         )
@@ -144,6 +147,12 @@ class OpenAiBackend:
         if scorer is None:
             raise UsageError(f"the server cannot score: {self.capabilities.no_scores}")
         return self._answers(scorer.score, requests, done)
+
+    def token_stats(
+        self, requests: Sequence[EncodedRequest], done: Collection[int] = ()
+    ) -> Iterator[tuple[int, tuple[TokenStats, ...] | Failure]]:
+        """Refuse; raises UsageError."""
+        raise UsageError(_NO_TOKEN_STATS)
 
     def generate(
         self, requests: Sequence[EncodedPrompt], done: Collection[int] = ()

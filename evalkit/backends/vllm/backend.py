@@ -22,7 +22,7 @@ from evalkit.backends.opening import EngineOptions
 from evalkit.backends.queries import Answers, NextTokenQuery, Query, SequenceQuery, queries
 from evalkit.backends.vllm.engine import Started, start
 from evalkit.decoding import Collected, Draft, Growing, drafts
-from evalkit.errors import ServerLost
+from evalkit.errors import ServerLost, UsageError
 from evalkit.tokens import EncodedPrompt, EncodedRequest, Ids, sort_key
 from evalkit.types import (
     Completion,
@@ -31,10 +31,15 @@ from evalkit.types import (
     FinishReason,
     Response,
     ScoreResponse,
+    TokenStats,
 )
 
 _IN_FLIGHT = 512
 """Requests the engine holds at once: enough for its scheduler to choose from, few enough for memory."""
+
+_NO_TOKEN_STATS = (
+    "vLLM gives the log-probability of a token, but no moments over its vocabulary: use --backend hf"
+)
 
 Question = TypeVar("Question")
 
@@ -53,7 +58,7 @@ class VllmBackend:
         self.tokenizer = started.tokenizer
         self.usage = Usage()
         # Which requests share a step depends on time, and the cache on what was asked before.
-        self.capabilities = Capabilities(repeatable=False)
+        self.capabilities = Capabilities(no_token_stats=_NO_TOKEN_STATS, repeatable=False)
         self._block = int(started.engine.vllm_config.cache_config.block_size)
         self._ids = count()
 
@@ -122,6 +127,12 @@ class VllmBackend:
             logprob, is_greedy = _sum(query, output)
             scores.append(ContinuationScore(logprob, request.reported_tokens(j), is_greedy))
         return ScoreResponse(tuple(scores))
+
+    def token_stats(
+        self, requests: Sequence[EncodedRequest], done: Collection[int] = ()
+    ) -> Iterator[tuple[int, tuple[TokenStats, ...] | Failure]]:
+        """Refuse; raises UsageError."""
+        raise UsageError(_NO_TOKEN_STATS)
 
     def generate(
         self, requests: Sequence[EncodedPrompt], done: Collection[int] = ()

@@ -1,0 +1,84 @@
+"""Leakage rates printed in model cards, with the column they lack: what the rule flags of clean items."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import numpy as np
+import yaml
+
+from evalkit.errors import unknown_name
+from evalkit.leakage.null_floor import iid_scores
+from evalkit.leakage.published import outlier_scores, scenario_b
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A leakage table of a model card."""
+
+    name: str
+    source: str
+    title: str
+    columns: tuple[str, ...]
+    rows: Mapping[str, tuple[float, ...]]
+    """Flagged fractions by benchmark, one per column."""
+    threshold: float
+    """Of rule b."""
+    options: int
+    """Options of the benchmarks' items."""
+
+    @property
+    def floor(self) -> float:
+        """What the rule flags of pure noise."""
+        noise = iid_scores(math.factorial(self.options), outlier_scores)
+        return float(np.mean(scenario_b(noise, self.threshold)))
+
+
+def cards() -> dict[str, Card]:
+    """Read the published leakage tables that ship with evalkit, by name."""
+    folder = resources.files("evalkit.configs") / "published"
+    files = sorted((f for f in folder.iterdir() if f.name.endswith(".yaml")), key=lambda f: f.name)
+    read = ((f.name.removesuffix(".yaml"), yaml.safe_load(f.read_text("utf-8"))) for f in files)
+    return {name: _card(name, content) for name, content in read if "leakage" in content["tables"]}
+
+
+def _card(name: str, content: Mapping[str, Any]) -> Card:
+    table = content["tables"]["leakage"]
+    return Card(
+        name=name,
+        source=content["source"],
+        title=table["title"],
+        columns=tuple(table["columns"]),
+        rows={row: tuple(values) for row, values in table["rows"].items()},
+        threshold=table["threshold"],
+        options=table["options"],
+    )
+
+
+def markdown(name: str) -> str:
+    """Render a card's table as Markdown, its null floor in the last column.
+
+    Raises:
+        UsageError: no card of this name.
+    """
+    known = cards()
+    if name not in known:
+        raise unknown_name("published leakage table", name, known)
+    return "\n".join(_lines(known[name]))
+
+
+def _lines(card: Card) -> Iterator[str]:
+    yield f"| {card.title} | {' | '.join(card.columns)} | null floor |"
+    yield f"|:--|{'--:|' * (len(card.columns) + 1)}"
+    for benchmark, values in card.rows.items():
+        yield f"| {benchmark} | {' | '.join(f'{v:.2f}' for v in values)} | {card.floor:.2f} |"
+    yield ""
+    yield (
+        f"Share of items flagged by scenario b at threshold {card.threshold:g}, as printed in {card.source}. "
+        f"Null floor: what the same rule (forest of seed 42) flags of independent normal noise over the "
+        f"{math.factorial(card.options)} orders of {card.options} options, in which nothing has leaked."
+    )
