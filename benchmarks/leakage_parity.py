@@ -176,7 +176,7 @@ def flagged_differently(shared: list, flat: list) -> dict[str, int]:
 
     found: Counter[str] = Counter({"a": 0, **{f"b {t}": 0 for t in THRESHOLDS}})
     for ours, theirs in zip(shared, flat, strict=True):
-        found["a"] += bool(scenario_a(ours[None])[0]) != (theirs[1:] <= theirs[0]).all()
+        found["a"] += bool(scenario_a(ours[None])[0]) != bool((theirs[1:] <= theirs[0]).all())
         mine, reference = outlier_scores(ours[None]), forest_score(theirs)
         for t in THRESHOLDS:
             found[f"b {t}"] += bool(scenario_b(mine, t)[0]) != (reference < t)

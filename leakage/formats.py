@@ -89,7 +89,7 @@ def reference_anchor(pieces: Sequence[str]) -> int | None:
 
     Source: the code released with arXiv 2409.01790.
     """
-    following = [*pieces[1:], ""]
+    following = [*pieces, ""][1:]
     hits = (
         place
         for place, (piece, after) in enumerate(zip(pieces, following, strict=True))

@@ -9,7 +9,6 @@ rule a flags more than its floor without any leak.
 
 from __future__ import annotations
 
-import itertools
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -113,8 +112,9 @@ def matched_null(scores: PermutationScores, score: OutlierScore, seed: int = 0) 
     n_values = sum(len(item.logprobs) for item in scores.items)
     repeats = max(1, _DRAWN[score] // n_values)
     drawn: dict[int, list[Floats]] = defaultdict(list)
-    for group, _ in itertools.product(scores.groups(), range(repeats)):
-        drawn[len(group.orders)].append(rotated(group.orders, group.logprobs, generator))
+    for group in scores.groups():
+        repeated = np.repeat(group.logprobs, repeats, axis=0)
+        drawn[len(group.orders)].append(rotated(group.orders, repeated, generator))
     return {m: score(np.concatenate(rows)) for m, rows in drawn.items()}
 
 
