@@ -108,12 +108,9 @@ def _inflation(
     """Difference of the two scores with its 95 % interval, as fractions."""
     several = bool(subset.max())
     unit = subset if several else np.arange(len(correct))
-    sums = np.stack(
-        [
-            np.bincount(unit, weights=values.astype(np.float64))
-            for values in (correct, np.ones_like(correct), correct * ~leaked, ~leaked)
-        ]
-    )
+    clean = (~leaked).astype(np.float64)
+    columns = (correct, np.ones_like(correct), correct * clean, clean)
+    sums = np.stack([np.bincount(unit, weights=c) for c in columns]).astype(np.float64)
     by_subset, n = macro and several, sums.shape[1]
     value = _difference(sums, by_subset)
     if n < 2:

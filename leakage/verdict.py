@@ -47,8 +47,7 @@ def verdicts(
         alpha: false-discovery rate.
         smallest: leaked fraction a run must have been able to see before it may speak of no evidence.
     """
-    rejected = e_bh([h.e_value for h in hypotheses], alpha) if hypotheses else []
-    found = {(h.task, h.kind) for h, one in zip(hypotheses, rejected, strict=True) if one}
+    found = _discoveries(hypotheses, alpha)
     p_file = {
         task: min((h.p_value for h in hypotheses if (h.task, h.kind) == (task, FILE_LEAK)), default=None)
         for task in tasks
@@ -57,6 +56,14 @@ def verdicts(
         task: _verdict(entry, [kind for kind in _SENTENCES if (task, kind) in found], p_file[task], smallest)
         for task, entry in tasks.items()
     }
+
+
+def _discoveries(hypotheses: Sequence[Hypothesis], alpha: float) -> set[tuple[str, str]]:
+    """Task and kind of what e-BH rejects."""
+    if not hypotheses:
+        return set()
+    rejected = e_bh([h.e_value for h in hypotheses], alpha)
+    return {(h.task, h.kind) for h, one in zip(hypotheses, rejected, strict=True) if one}
 
 
 def _verdict(
