@@ -15,7 +15,6 @@ import yaml
 from evalkit.errors import unknown_name
 from evalkit.leakage.published import outlier_scores, scenario_b
 
-
 _NOISE_ITEMS = 20_000
 """Items of noise behind a floor: a standard error of 0.3 points."""
 
