@@ -19,15 +19,12 @@ ItemId = tuple[str, str]
 """(subset, sample id)."""
 
 
-def annotate(
-    store: RunStore, document: Mapping[str, Any], evidence: Mapping[str, Collection[ItemId]]
-) -> dict[str, Any]:
+def annotate(store: RunStore, document: Mapping[str, Any]) -> dict[str, Any]:
     """Write verdicts and the score on clean items into a finished run of the same model.
 
     Args:
         store: the run.
-        document: the leakage document.
-        evidence: resolved task name to the items there is evidence against.
+        document: the leakage document; there is evidence against the items it lists as `leads`.
 
     Returns:
         The run's result document, now with the key `leakage`.
@@ -44,9 +41,10 @@ def annotate(
     outcomes = store.read_samples()
     tasks = {}
     for name, examined in document["tasks"].items():
+        evidence = [(lead["subset"], lead["sample_id"]) for lead in examined.get("leads", ())]
         for run_name in _same_records(name, results["tasks"]):
             rows = [o for o in outcomes if o.task == run_name and o.correct is not None]
-            clean = clean_score(rows, evidence.get(name, ()), results["tasks"][run_name]["average"])
+            clean = clean_score(rows, evidence, results["tasks"][run_name]["average"])
             tasks[run_name] = {**examined, "clean_score": clean}
     if not tasks:
         raise UsageError(

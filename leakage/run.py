@@ -16,16 +16,14 @@ from evalkit._version import __version__
 from evalkit.backends.base import Backend
 from evalkit.data.source import DataSource, recorded_source
 from evalkit.errors import UsageError
-from evalkit.leakage.analysis import LEADS_FDR, Evidence, Reference, analyse, conclude, level_needed
+from evalkit.leakage.analysis import Evidence, Reference, analyse, conclude, level_needed
 from evalkit.leakage.benchmark import Benchmark, load
 from evalkit.leakage.files import read_scores, write_scores
-from evalkit.leakage.fraction import leads
 from evalkit.leakage.measuring import Measurer
 from evalkit.leakage.options import ON_OPTIONS, ON_TEXTS, LeakageOptions
-from evalkit.leakage.order_test import ranks
 from evalkit.leakage.power import items_needed, one_exposure
 from evalkit.leakage.records import Text, benchmark_texts, read_texts
-from evalkit.leakage.scores import MOST_PERMUTED, PermutationScores
+from evalkit.leakage.scores import MOST_PERMUTED
 from evalkit.leakage.scoring import gate_requests
 from evalkit.leakage.texts import examine
 from evalkit.manifest import now, refuse_differences
@@ -153,14 +151,6 @@ def open_reference(folder: Path) -> Reference:
         read_scores(folder / PERMUTATIONS),
         read_scores(folder / CONTROLS),
     )
-
-
-def evidence_against(scores: Mapping[str, PermutationScores]) -> dict[str, set[tuple[str, str]]]:
-    """The items whose published order stands out, by task: (subset, sample id)."""
-    return {
-        task: {(lead.subset, lead.sample_id) for lead in leads(ranks(table), table, LEADS_FDR)}
-        for task, table in scores.items()
-    }
 
 
 def _examine(

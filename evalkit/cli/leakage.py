@@ -177,7 +177,7 @@ def run(
         raise kind(f"{what}; continue with: {resume_command(store.root)}") from None
     finally:
         progress.finish()
-    _annotate(into, document, store.root)
+    _annotate(into, document)
     _show(document, store.root, as_json=as_json)
     _check_errors(document)
 
@@ -195,7 +195,7 @@ def analyse(
 
     source = None if data is None else open_source(data, offline=True)
     document = analyse_again(folder, source)
-    _annotate(into, document, folder)
+    _annotate(into, document)
     _show(document, folder, as_json=as_json)
 
 
@@ -302,15 +302,13 @@ def validate(
     typer.echo(f"written to {output / DOCUMENT}")
 
 
-def _annotate(into: Path | None, document: Mapping[str, Any], folder: Path) -> None:
+def _annotate(into: Path | None, document: Mapping[str, Any]) -> None:
     if into is None:
         return
     from evalkit.leakage.clean_score import annotate
-    from evalkit.leakage.files import read_scores
-    from evalkit.leakage.run import PERMUTATIONS, evidence_against
     from evalkit.store import RunStore
 
-    annotate(RunStore(into), document, evidence_against(read_scores(folder / PERMUTATIONS)))
+    annotate(RunStore(into), document)
 
 
 def _show(document: Mapping[str, Any], root: Path, *, as_json: bool) -> None:
