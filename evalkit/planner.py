@@ -24,9 +24,6 @@ from evalkit.trie import Node, build
 MIN_SAVING = 256
 """Tokens a shared segment must save before it earns a forward pass of its own."""
 
-TREE_LIMIT = 1024
-"""Largest branching family: its attention mask is dense, so its cost grows with the square."""
-
 MIN_TREE_SAVING = 0.1
 """Share of its tokens a branching family must save: below, separate paths attend to less."""
 
@@ -240,8 +237,7 @@ class _WindowPlanner:
             carry, node = stack.pop()
             size = node.size + sum(map(len, carry))
             saving = (node.end - context_len) * (node.paths - 1)
-            limit = self._batch_tokens if node.paths == 1 else self._tree_limit(saving, size, node)
-            if size <= min(limit, self._batch_tokens):
+            if size <= self._batch_tokens and self._is_family(node, saving, size):
                 families.append((carry, node))
             elif saving >= MIN_SAVING or node.sequences or node.end - context_len > self._batch_tokens:
                 prefixes.append((*carry, node))
@@ -250,9 +246,9 @@ class _WindowPlanner:
         return families, prefixes
 
     @staticmethod
-    def _tree_limit(saving: int, size: int, node: Node) -> int:
-        """Largest size at which a branching subtree is a family; 0 if its branches share too little."""
-        return TREE_LIMIT if node.sequences or saving >= MIN_TREE_SAVING * size else 0
+    def _is_family(node: Node, saving: int, size: int) -> bool:
+        """Whether a subtree is one path, or its branches share enough to be computed together."""
+        return node.paths == 1 or bool(node.sequences) or saving >= MIN_TREE_SAVING * size
 
     def _prefill(
         self, chain: list[_Placed], context: int, context_len: int, nodes: _Carry

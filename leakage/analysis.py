@@ -73,7 +73,7 @@ class Evidence:
             controls.scores if controls else None,
             references,
             excluded,
-            measured.errors,
+            measured.errors + (controls.errors if controls else Counter()),
             measured.sequential,
             tokens_logical=tokens,
         )
@@ -101,7 +101,7 @@ class Evidence:
             before["excluded"],
             before["errors"],
             before.get("sequential"),
-            before if scores is None else None,
+            None if benchmark.is_multiple_choice else before["texts"],
         )
 
     @property
@@ -178,7 +178,8 @@ def conclude(
     tasks = {name: entry for name, (entry, _) in found.items()}
     hypotheses = [one for _, some in found.values() for one in some]
     for entry in tasks.values():
-        if entry.get("leads") is not None:
+        # Of the exact test in full: a law of orders leaves less, early stopping another question.
+        if entry.get("fraction") is not None and entry["sequential"] is None:
             entry["power"] = _power(entry, len(hypotheses), options.alpha)
     judged = verdicts(hypotheses, tasks, alpha=options.alpha, smallest=options.smallest)
     for name, entry in tasks.items():
@@ -258,12 +259,13 @@ def _order(evidence: Evidence, options: LeakageOptions, entry: dict[str, Any]) -
         "for comparison" if diagnosis.random else "not valid: natural order",
     )
     for reference in evidence.references:
-        if evidence.benchmark.name in reference.scores:
-            theirs = ranks(reference.scores[evidence.benchmark.name], seed=options.seed)
+        other = reference.scores.get(evidence.benchmark.name)
+        if other is not None and _shared(evidence.scores, other):
+            theirs = ranks(other, seed=options.seed)
             entry["methods"][f"ranks beside {reference.name}"] = _beside(found, theirs, options)
     entry["subsets"] = {
         name: {"n": test.n, "p_value": test.p, "top_rate": test.top_rate}
-        for name, test in (by_subset(found).items() if diagnosis.random else ())
+        for name, test in (by_subset(found).items() if diagnosis.random and not evidence.sequential else ())
     }
     # Of natural orders many stand out without having been seen: no rate of false leads could be promised.
     listed = leads(found, evidence.scores, LEADS_FDR) if diagnosis.random else []
@@ -291,7 +293,7 @@ def _exact(
     entry["fraction"] = {
         "value": fraction.value,
         "ci95": list(ci95),
-        "lower95_without_assumptions": fraction.lower95,
+        "lower95_without_assumptions": None if evidence.sequential else fraction.lower95,
         "sensitivity": list(fraction.sensitivity),
         "basis": fraction.basis,
     }
@@ -303,7 +305,11 @@ def _conditional(
 ) -> tuple[float, float]:
     """Test ranks against what this publisher might as well have printed; p-value and e-value."""
     name = evidence.benchmark.name
-    references = [r.scores[name] for r in evidence.references if name in r.scores]
+    references = [
+        r.scores[name]
+        for r in evidence.references
+        if name in r.scores and _shared(evidence.scores, r.scores[name])
+    ]
     law = fit_publisher(evidence.items, evidence.scores, references, options.seed)
     test = conditional_order_test(evidence.scores, law)
     e = _finite(float(p_to_e([test.p])[0]))
@@ -318,6 +324,12 @@ def _conditional(
     )
     entry["methods"]["option order"] = _order_method(found, None, None, "not valid: natural order")
     return test.p, e
+
+
+def _shared(scores: PermutationScores, others: PermutationScores) -> bool:
+    """Whether there is anything to compare: at least two items in common."""
+    keys = [{(item.subset, item.sample_id) for item in one.items} for one in (scores, others)]
+    return len(keys[0] & keys[1]) > 1
 
 
 def _order_method(found: Ranks, p: float | None, e: float | None, verdict: str) -> dict[str, Any]:
@@ -351,7 +363,7 @@ def _source(evidence: Evidence, options: LeakageOptions, entry: dict[str, Any]) 
     pairs = [
         (r.scores[name], r.controls[name])
         for r in evidence.references
-        if name in r.scores and name in r.controls
+        if name in r.scores and name in r.controls and _shared(evidence.controls, r.controls[name])
     ]
     if len(evidence.controls) < 2:
         return []

@@ -55,7 +55,13 @@ class Benchmark:
 
 
 def load(
-    specs: str, source: DataSource, *, split: str | None, subsets: Sequence[str], limit: int | None
+    specs: str,
+    source: DataSource,
+    *,
+    split: str | None,
+    subsets: Sequence[str],
+    limit: int | None,
+    shots: int | None = None,
 ) -> list[Benchmark]:
     """Read everything that is named: task specs, suites, or JSON files of items.
 
@@ -68,10 +74,13 @@ def load(
     names = [name.strip() for name in specs.split(",")]
     files = [_read_items(Path(name), limit) for name in names if name.endswith(".json")]
     tasks = ",".join(name for name in names if not name.endswith(".json"))
-    resolved = resolve_all(tasks, split=split) if tasks or not files else []
+    resolved = resolve_all(tasks, shots=shots, split=split) if tasks or not files else []
     check_variant(resolved, source)
     chosen = chosen_subsets(resolved, source, subsets)
-    return [*(_load(r, source, chosen[r.name], limit) for r in resolved), *files]
+    found = [*(_load(r, source, chosen[r.name], limit) for r in resolved), *files]
+    if len({b.name for b in found}) < len(found):
+        raise UsageError(f"--tasks {specs}: two files of items have one name; rename one of them")
+    return found
 
 
 def _load(resolved: ResolvedTask, source: DataSource, subsets: Sequence[str], limit: int | None) -> Benchmark:
@@ -127,14 +136,17 @@ def _read_items(path: Path, limit: int | None) -> Benchmark:
         raise UsageError(f"--tasks {path}: there is no such file of items")
     if not isinstance(content, list) or not content:
         raise corrupt(path, 1, 'is not a list of {"question": …, "option": {"A": …}}')
-    records = [_record(path, number, record) for number, record in enumerate(content[:limit])]
+    whole = [_record(path, number, record) for number, record in enumerate(content)]
+    if len({item.sample_id for item in whole}) < len(whole):
+        raise corrupt(path, 1, "has several records with one id")
+    records = whole[:limit]
     samples = [
         Sample(item.sample_id, item.subset, {"question": item.question, "option": list(item.options)}, None)
         for item in records
     ]
     items, left_out = _permutable(records, Counter())
-    sha256 = content_hash({path.stem: samples})
-    return Benchmark(path.stem, (), items, left_out, sha256, None, diagnose(items) if items else None)
+    order = diagnose(_permutable(whole, Counter())[0]) if items else None
+    return Benchmark(path.stem, (), items, left_out, content_hash({path.stem: samples}), None, order)
 
 
 def _record(path: Path, number: int, record: Any) -> Item:

@@ -44,7 +44,12 @@ def annotate(store: RunStore, document: Mapping[str, Any]) -> dict[str, Any]:
         evidence = [(lead["subset"], lead["sample_id"]) for lead in examined.get("leads", ())]
         for run_name in _same_records(name, results["tasks"]):
             rows = [o for o in outcomes if o.task == run_name and o.correct is not None]
-            clean = clean_score(rows, evidence, results["tasks"][run_name]["average"])
+            whole = not examined["sequential"] and len(rows) <= examined["n_items"] + sum(
+                examined["excluded"].values()
+            )
+            average = results["tasks"][run_name]["average"]
+            # Items that were not examined are not clean, and without a test of items nothing is known of any.
+            clean = clean_score(rows, evidence, average) if whole and examined.get("fraction") else None
             tasks[run_name] = {**examined, "clean_score": clean}
     if not tasks:
         raise UsageError(

@@ -15,7 +15,7 @@ from evalkit.leakage.items import Item
 from evalkit.leakage.options import LeakageOptions
 from evalkit.leakage.order_test import ranks
 from evalkit.leakage.scores import ItemScores, PermutationScores
-from evalkit.leakage.scoring import PART, Scored, score
+from evalkit.leakage.scoring import PART, Scored, item_generator, score
 from evalkit.leakage.sequential import Decision, Stopping
 from evalkit.leakage.source_exposure import swapped
 from evalkit.runner import Progress
@@ -59,7 +59,7 @@ class Measurer:
     def benchmark(self, benchmark: Benchmark, *, shuffled: bool) -> Measured:
         """Score a benchmark; one whose publisher shuffled options may stop early, if that is wanted."""
         items = benchmark.items
-        if self._options.sequential and shuffled:
+        if self._options.sequential and shuffled and self._options.wants("order"):
             return self._until_decided(benchmark)
         order = range(len(items))
         found = self._score(benchmark.name, benchmark.name, items, _parts(order, PART))
@@ -69,12 +69,15 @@ class Measurer:
         """Score items again with options swapped between items of their subset."""
         scored = {(item.subset, item.sample_id) for item in measured.scores.items}
         counterparts = swapped(benchmark.items, self._options.seed)
-        wanted = [item for item in counterparts if (item.subset, item.sample_id) in scored]
-        chosen = _spread(wanted, self._options.controls, self._options.seed)
-        found = self._score(
-            benchmark.name, f"{benchmark.name} (swapped)", chosen, _parts(range(len(chosen)), PART)
-        )
+        wanted = [i for i, item in enumerate(counterparts) if (item.subset, item.sample_id) in scored]
+        chosen = self._drawn(counterparts, wanted)
+        found = self._score(benchmark.name, f"{benchmark.name} (swapped)", counterparts, _parts(chosen, PART))
         return _collected(benchmark.name, [one for part in found for one in part])
+
+    def _drawn(self, items: Sequence[Item], wanted: Sequence[int]) -> list[int]:
+        """Some positions, drawn by a lot of each item's own: other models' runs draw the same items."""
+        lots = {i: item_generator(items[i], self._options.seed).random() for i in wanted}
+        return sorted(sorted(wanted, key=lots.__getitem__)[: self._options.controls])
 
     def _until_decided(self, benchmark: Benchmark) -> Measured:
         """Score items in random order until the evidence suffices or futility is shown."""
@@ -105,7 +108,7 @@ class Measurer:
         self, task: str, name: str, items: Sequence[Item], parts: Sequence[Sequence[int]]
     ) -> Iterator[list[Scored]]:
         earlier = self._earlier.get(name, {})
-        self._progress.start(name, len(items), 0)
+        self._progress.start(name, sum(map(len, parts)), 0)
         for part in score(
             self._backend,
             items,
@@ -122,14 +125,6 @@ class Measurer:
 
 def _parts(order: Sequence[int], size: int) -> list[Sequence[int]]:
     return [order[i : i + size] for i in range(0, len(order), size)]
-
-
-def _spread(items: Sequence[Item], wanted: int, seed: int) -> list[Item]:
-    """Some items drawn at random, in dataset order."""
-    if wanted >= len(items):
-        return list(items)
-    chosen = np.random.default_rng(seed).choice(len(items), wanted, replace=False)
-    return [items[i] for i in sorted(chosen)]
 
 
 def _collected(task: str, found: Sequence[Scored]) -> Measured:

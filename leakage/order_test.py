@@ -235,6 +235,8 @@ def rank_difference(target: Ranks, reference: Ranks, seed: int = 0) -> RankDiffe
     difference = target.u[ours] - reference.u[theirs]
     subset = target.subset[ours]
     names, cluster = np.unique(subset, return_inverse=True)
+    if names.size == 1:
+        cluster = np.arange(subset.size)
     # The clustered mean is one of values in [0, 1].
     estimate = clustered_mean((difference + 1) / 2, subset)
     return RankDifference(

@@ -53,7 +53,7 @@ def run(
             or an engine that cannot score given texts.
         DataError: data missing or corrupt.
         UntrustedResultError: the equality gate failed on every scoring path.
-        RunInterrupted: everything scored so far is in the journal.
+        RunInterrupted: all items scored so far are in the journal (of benchmarks of texts nothing is).
     """
     progress = progress or Silent()
     began = time.monotonic()
@@ -202,7 +202,8 @@ def _texts(given: str | None, source: DataSource, limit: int | None) -> list[Tex
         return read_texts(path)
     if path.suffix in (".jsonl", ".json"):
         raise UsageError(f"'{given}' does not exist; give a file of JSON lines or a task")
-    benchmarks = load(given, source, split=None, subsets=(), limit=limit)
+    # Without examples, which would stand in the way of the split they come from.
+    benchmarks = load(given, source, split=None, subsets=(), limit=limit, shots=0)
     return [text for b in benchmarks if b.task is not None for text in benchmark_texts(b.task, b.samples)]
 
 
@@ -260,7 +261,7 @@ def _check_examinable(benchmark: Benchmark, options: LeakageOptions) -> None:
         why = ", ".join(f"{n} {reason}" for reason, n in benchmark.excluded.items()) or "it has no items"
         raise UsageError(f"{benchmark.name}: no item can be examined ({why})")
     elif options.wants("order"):
-        _check_enough(benchmark, options.alpha)
+        _check_enough(benchmark, options)
 
 
 def _n_hypotheses(benchmarks: Sequence[Benchmark], options: LeakageOptions) -> int:
@@ -269,11 +270,13 @@ def _n_hypotheses(benchmarks: Sequence[Benchmark], options: LeakageOptions) -> i
     return max(1, detectors * len(benchmarks))
 
 
-def _check_enough(benchmark: Benchmark, alpha: float) -> None:
+def _check_enough(benchmark: Benchmark, options: LeakageOptions) -> None:
     """Refuse a benchmark on which the order test could show nothing even if every item had leaked."""
     n_options = Counter(len(item.options) for item in benchmark.items).most_common(1)[0][0]
-    chance = 1 / math.factorial(min(n_options, MOST_PERMUTED))
-    needed = items_needed(1.0, one_exposure(chance), level_needed(1, alpha), round(1 / chance))
+    m = math.factorial(n_options)
+    if n_options > MOST_PERMUTED:
+        m = min(m, options.permutations)
+    needed = items_needed(1.0, one_exposure(1 / m), level_needed(1, options.alpha), m)
     if needed is not None and len(benchmark.items) < needed:
         raise UsageError(
             f"{benchmark.name}: the order test needs at least {needed} items with {n_options} options to "
@@ -304,11 +307,17 @@ def _check_reference(
         "same way",
         [(f"--{key}", reference.request[key], asked[key]) for key in ("format", "permutations", "seed")],
     )
-    if not reference.scores.keys() & {b.name for b in benchmarks}:
+    if not any(_common(b, reference) for b in benchmarks):
         raise UsageError(
-            f"--reference: the run of {reference.name} has none of the examined tasks, but "
+            f"--reference: the run of {reference.name} has none of the examined items, but some of "
             f"{', '.join(reference.scores)}"
         )
+
+
+def _common(benchmark: Benchmark, reference: Reference) -> bool:
+    theirs = reference.scores.get(benchmark.name)
+    known = {(item.subset, item.sample_id) for item in benchmark.items}
+    return theirs is not None and any((i.subset, i.sample_id) in known for i in theirs.items)
 
 
 def _manifest(
@@ -339,12 +348,24 @@ def _check_resumable(store: RunStore, manifest: Mapping[str, Any]) -> None:
         [
             ("the records", _data_hashes(before), _data_hashes(manifest)),
             ("the model", before["model"]["fingerprint"], manifest["model"]["fingerprint"]),
-            *(
-                (f"--{name}", before["request"].get(name), manifest["request"][name])
-                for name in ("format", "permutations", "controls", "sequential", "seed", "limit", "subsets")
-            ),
+            *((f"--{name}", before["request"].get(name), manifest["request"][name]) for name in _AS_BEFORE),
         ],
     )
+
+
+_AS_BEFORE = (
+    "format",
+    "permutations",
+    "controls",
+    "sequential",
+    "alpha",
+    "smallest",
+    "methods",
+    "seed",
+    "limit",
+    "subsets",
+)
+"""Options that decide what is measured, or when measuring stops."""
 
 
 def _data_hashes(manifest: Mapping[str, Any]) -> dict[str, str]:

@@ -96,7 +96,8 @@ def score(
         for place, response in backend.score([encoded[k].request for k in fitting], done):
             k = fitting[place]
             answers[k] = response
-            if isinstance(response, ScoreResponse):
+            # What is not finite is an error, which a resumed run tries again.
+            if isinstance(response, ScoreResponse) and all(math.isfinite(s.logprob) for s in response.scores):
                 record(part[k], response)
         yield [_scored(i, items[i], encoded[k], answers.get(k), measure) for k, i in enumerate(part)]
 

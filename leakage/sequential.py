@@ -102,7 +102,8 @@ class Stopping:
         """Add newly scored items and say whether to go on."""
         self.process.update(ranks)
         self._seen.update(zip(ranks.n_orders.tolist(), ranks.top.tolist(), strict=True))
-        if self.process.rejects(self._alpha):
+        # What is judged in the end is the value at the end, not the highest on the way.
+        if self.process.log_value >= -math.log(self._alpha):
             return "evidence"
         return "futile" if self.upper < self._fraction else "continue"
 

@@ -16,12 +16,15 @@ NO_EVIDENCE = "no evidence"
 _SUGGESTIVE = 0.05
 """A p-value below it that is no evidence is no reason to speak of none either."""
 
+_TOO_MUCH = "What there is falls short of evidence and is too much to speak of none; more items would tell."
+_TOO_SMALL = "It is too small to speak of none."
+_NO_BOUND = "No test that could bound the leaked fraction applies here."
+
 _SENTENCES = {
     FILE_LEAK: "File leak: the model knows the order in which the benchmark's own file prints things, which "
-    "nothing but that file (or a copy of it) could teach.",
+    "nothing but that file (or a copy of it) could teach if that order is as random as it looks.",
     SOURCE_EXPOSURE: "Source exposure: the model is more certain of these questions' options, in whatever "
-    "order, than of swapped ones, and than reference models are; the order of the benchmark's file it does "
-    "not show to know.",
+    "order, than of swapped ones, and than reference models are.",
 }
 
 
@@ -78,15 +81,17 @@ def _verdict(
             "sentence": sentence,
             "p_file": p_file,
         }
-    power = entry.get("power")
-    if power is None:
-        return _inconclusive("has a power that is not known", p_file, suggestive=False)
-    sees = power["detectable"]
-    could = "could have seen nothing" if sees is None else f"could have seen ≥ {100 * sees:.1f} %"
-    upper = entry["fraction"]["ci95"][1] if entry.get("fraction") else None
     suggestive = p_file is not None and p_file < _SUGGESTIVE
-    if upper is None or sees is None or sees > smallest or suggestive:
-        return _inconclusive(could, p_file, suggestive=suggestive)
+    fraction, power = entry.get("fraction"), entry.get("power")
+    upper = fraction["ci95"][1] if fraction else None
+    sees = power["detectable"] if power else None
+    stopped = (entry.get("sequential") or {}).get("decision") == "futile"
+    if suggestive:
+        return _inconclusive(sees, p_file, _TOO_MUCH)
+    if upper is None:
+        return _inconclusive(sees, p_file, _NO_BOUND)
+    if not stopped and (sees is None or sees > smallest):
+        return _inconclusive(sees, p_file, _TOO_SMALL)
     return {
         "kind": NO_EVIDENCE,
         "short": f"no evidence above {100 * upper:.1f} %",
@@ -96,12 +101,8 @@ def _verdict(
     }
 
 
-def _inconclusive(could: str, p_file: float | None, *, suggestive: bool) -> dict[str, Any]:
-    why = (
-        "What there is falls short of evidence and is too much to speak of none; more items would tell."
-        if suggestive
-        else "It is too small to speak of none."
-    )
+def _inconclusive(sees: float | None, p_file: float | None, why: str) -> dict[str, Any]:
+    could = "could have seen nothing for sure" if sees is None else f"could have seen ≥ {100 * sees:.1f} %"
     return {
         "kind": INCONCLUSIVE,
         "short": f"inconclusive (this run {could})",

@@ -122,6 +122,8 @@ def _notes(task: Json) -> Iterator[str]:
         yield f"{task['n_errors']:,} items could not be scored: {next(iter(task['errors']))}"
     if task.get("flags"):
         yield "Flags: " + "; ".join(f"{n:,} {flag}" for flag, n in task["flags"].items()) + "."
+    for name, why in (task.get("texts") or {}).get("not_run", {}).items():
+        yield f"Not run: {name} ({why})."
     if order := task.get("publisher_order"):
         yield order["sentence"]
     if stopped := task.get("sequential"):

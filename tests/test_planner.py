@@ -157,15 +157,11 @@ thorough = settings(
 )
 
 
-@pytest.fixture(
-    params=[(256, 1024, 256), (2, 6, 2), (8, 1024, 3)], ids=["as shipped", "all small", "small savings"]
-)
+@pytest.fixture(params=[(256, 256), (2, 2), (8, 3)], ids=["as shipped", "all small", "small savings"])
 def _limits(request: pytest.FixtureRequest) -> object:
     """Small limits reach, with short sequences, every decision that long ones meet."""
-    saving, tree, window = request.param
-    with mock.patch.multiple(
-        planner, MIN_SAVING=saving, TREE_LIMIT=tree, _WINDOW_REQUESTS=window, _WINDOW_SHARED=2
-    ):
+    saving, window = request.param
+    with mock.patch.multiple(planner, MIN_SAVING=saving, _WINDOW_REQUESTS=window, _WINDOW_SHARED=2):
         yield
 
 

@@ -141,7 +141,7 @@ def run(
     )
     options = LeakageOptions(
         model=model,
-        tasks=tasks,
+        tasks=",".join(str(Path(t).resolve()) if t.endswith(".json") else t for t in names(tasks)),
         split=split,
         subsets=names(subsets),
         limit=limit,
@@ -159,6 +159,8 @@ def run(
         engine=engine.to_json(),
     )
     check(engine)
+    if into is not None:
+        RunStore(into).read_json("results.json")  # a wrong folder shows before the work, not after
     store = RunStore(output or default_output(f"{Path(model).name}-leakage"))
     stop_on_sigterm()
     progress = Silent() if quiet else TerminalProgress()
@@ -246,7 +248,8 @@ def power(
     detectable = detectable_fraction(n, sensitivity, alpha, m)
     if detectable is None:
         needed = items_needed(1.0, sensitivity, alpha, m)
-        typer.echo(f"{n:,} items could not show that even all of them leaked; {needed:,} could.")
+        enough = "more than two million" if needed is None else f"{needed:,}"
+        typer.echo(f"{n:,} items could not show that even all of them leaked; {enough} could.")
     else:
         typer.echo(
             f"{n:,} items show a leaked fraction of {100 * detectable:.2f} % or more with probability 80 % "

@@ -84,6 +84,19 @@ class TestFilesOfItems:
         with pytest.raises(DataError, match=r"exam\.json"):
             read(str(path))
 
+    def test_two_records_of_one_id(self, tmp_path: Path) -> None:
+        record = {"id": "x", "question": "r", "option": {"A": "1", "B": "2"}}
+        with pytest.raises(DataError, match="several records with one id"):
+            read(str(items_file(tmp_path / "exam.json", [record, record])))
+
+    def test_two_files_of_one_name(self, tmp_path: Path) -> None:
+        paths = [tmp_path / name / "exam.json" for name in ("a", "b")]
+        for path in paths:
+            path.parent.mkdir()
+            items_file(path, [{"question": "r", "option": {"A": "1", "B": "2"}}])
+        with pytest.raises(UsageError, match="one name"):
+            read(",".join(map(str, paths)))
+
     def test_a_file_that_is_not_there(self, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match="no such file"):
             read(str(tmp_path / "exam.json"))

@@ -174,11 +174,37 @@ class TestResuming:
         assert again["status"] == "complete"
         assert again["tasks"][TASK]["n_items"] == 120
 
+    def test_a_control_that_failed_is_tried_again_and_stays_the_same_item(
+        self, exam: Path, tmp_path: Path
+    ) -> None:
+        whole = examine(tmp_path / "whole", exam)
+        failed = examine(tmp_path / "run", exam, failing(5))
+        assert failed["status"] == "partial"
+        examine(tmp_path / "run", exam, resume=True)
+        files = [pq.read_table(tmp_path / name / "controls.parquet") for name in ("whole", "run")]
+        assert files[0].equals(files[1])
+        assert whole["status"] == "complete"
+
     def test_another_way_of_asking_is_refused(self, exam: Path, tmp_path: Path) -> None:
         with pytest.raises(RunInterrupted):
             examine(tmp_path / "run", exam, stopping(after=70))
         with pytest.raises(UsageError, match="--format"):
             examine(tmp_path / "run", exam, format="lettered", resume=True)
+
+
+@pytest.mark.data
+class TestTexts:
+    def test_a_benchmark_of_texts(self, official_data: Path, tmp_path: Path) -> None:
+        asked = {"tasks": "gsm8k", "limit": 60, "methods": (), "control": "gsm8k:train"}
+        document = examine(tmp_path / "run", official_data, **asked)
+        (task,) = document["tasks"].values()
+        assert task["n_items"] == 60
+        assert {"item order", "min k", "completion", "context gain"} <= task["methods"].keys()
+        assert task["methods"]["min k"]["e_value"] is None
+        assert task["verdict"]["kind"] == "inconclusive"
+        assert "loss_gap" in task["texts"]["not_run"]
+        assert "Not run: loss_gap" in (tmp_path / "run/leakage.md").read_text()
+        assert analyse_again(tmp_path / "run") == document
 
 
 class TestReferences:
@@ -203,6 +229,11 @@ class TestReferences:
         examine(tmp_path / "old", exam, MockBackend("old"), format="lettered")
         with pytest.raises(UsageError, match="another --format"):
             examine(tmp_path / "run", exam, references=(str(tmp_path / "old"),))
+
+    def test_a_reference_on_other_items(self, exam: Path, tmp_path: Path) -> None:
+        examine(tmp_path / "old", exam, MockBackend("old"), subsets=("anatomy",))
+        with pytest.raises(UsageError, match="none of the examined items"):
+            examine(tmp_path / "run", exam, subsets=("agronomy",), references=(str(tmp_path / "old"),))
 
     def test_a_folder_that_is_no_leakage_run(self, exam: Path, tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=r"leakage\.json"):

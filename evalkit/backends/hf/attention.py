@@ -2,8 +2,8 @@
 
 *Cascade attention*: a packed row of families attends to one cached context and to itself. Every packed
 token sees the whole cached context, so that part is one unmasked attention; the family's own part is a
-small causal one, in which a branching family attends path by path. The two are merged by their log-sum-exps (shared-prefix attention,
-Hydragen, arXiv 2402.05099).
+small causal one, in which a branching family attends path by path. The two are merged by their
+log-sum-exps (shared-prefix attention, Hydragen, arXiv 2402.05099).
 
 *Decoding*: every packed row is the newest token of a sequence of its own, which it attends to.
 """
