@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, special
+from scipy import special
 
 from evalkit.errors import UsageError
 from evalkit.leakage.multiplicity import benjamini_hochberg
@@ -113,23 +113,6 @@ def lower_bound(ranks: Ranks, level: float = LEVEL) -> float:
         low = clopper_pearson(hits, n, 2 * each - 1)[0]
         bounds.append((low - chance) / (1 - chance))
     return max(bounds)
-
-
-def local_fdr(ranks: Ranks) -> Floats:
-    """Upper estimate of the probability that an item has not leaked, given its rank, shape (N,).
-
-    (1 - pi)·(1/m) / f(R), pi being the lower bound and f the decreasing law that fits the ranks best
-    (Grenander's estimator; Efron, "Size, power and false discovery rates", Annals of Statistics 35 (2007)),
-    per number of orders.
-    """
-    clean = 1 - lower_bound(ranks)
-    found = np.empty(len(ranks))
-    for m in np.unique(ranks.n_orders):
-        rows = ranks.n_orders == m
-        counts = np.bincount(ranks.rank[rows], minlength=m + 1)[1:]
-        fitted = optimize.isotonic_regression(counts / counts.sum(), increasing=False).x
-        found[rows] = clean / m / fitted[ranks.rank[rows] - 1]
-    return np.minimum(found, 1.0)
 
 
 @dataclass(frozen=True, slots=True)

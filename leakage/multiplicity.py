@@ -68,15 +68,6 @@ def benjamini_hochberg(p_values: ArrayLike) -> Floats:
     return np.asarray(stats.false_discovery_control(_checked(p_values, 1.0), method="bh"), np.float64)
 
 
-def benjamini_yekutieli(p_values: ArrayLike) -> Floats:
-    """Adjusted p-values for tests of any dependence: reject those up to the rate wanted.
-
-    Source: Benjamini and Yekutieli, "The control of the false discovery rate in multiple testing under
-    dependency", Annals of Statistics 29 (2001).
-    """
-    return np.asarray(stats.false_discovery_control(_checked(p_values, 1.0), method="by"), np.float64)
-
-
 def _checked(values: ArrayLike, most: float) -> Floats:
     x = np.asarray(values, np.float64)
     # Written so that NaN fails as well.

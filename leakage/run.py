@@ -16,8 +16,9 @@ from evalkit._version import __version__
 from evalkit.backends.base import Backend
 from evalkit.data.source import DataSource, recorded_source
 from evalkit.errors import UsageError
-from evalkit.leakage.analysis import Evidence, Reference, analyse, conclude, level_needed
+from evalkit.leakage.analysis import analyse, conclude, level_needed
 from evalkit.leakage.benchmark import Benchmark, load
+from evalkit.leakage.evidence import Evidence, Reference
 from evalkit.leakage.files import read_scores, write_scores
 from evalkit.leakage.measuring import Measurer
 from evalkit.leakage.options import ON_OPTIONS, ON_TEXTS, LeakageOptions

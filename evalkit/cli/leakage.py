@@ -33,8 +33,8 @@ from evalkit.cli.options import (
     engine_options,
     names,
 )
-from evalkit.cli.resuming import resume_command, stop_on_sigterm
-from evalkit.errors import RunInterrupted, ServerLost, UntrustedResultError, UsageError
+from evalkit.cli.resuming import resumable
+from evalkit.errors import UntrustedResultError, UsageError
 
 app = typer.Typer(
     help="Find out whether a benchmark was in a model's training data, with p-values, intervals and power.",
@@ -162,9 +162,8 @@ def run(
     if into is not None:
         RunStore(into).read_json("results.json")  # a wrong folder shows before the work, not after
     store = RunStore(output or default_output(f"{Path(model).name}-leakage"))
-    stop_on_sigterm()
     progress = Silent() if quiet else TerminalProgress()
-    try:
+    with resumable(store.root, progress):
         document = examine(
             options,
             open_source(data, offline=offline, variant=data_variant),
@@ -173,12 +172,6 @@ def run(
             resume=resume,
             progress=progress,
         )
-    except (KeyboardInterrupt, RunInterrupted, ServerLost) as error:
-        what = str(error) or "interrupted"  # a KeyboardInterrupt says nothing
-        kind = ServerLost if isinstance(error, ServerLost) else RunInterrupted
-        raise kind(f"{what}; continue with: {resume_command(store.root)}") from None
-    finally:
-        progress.finish()
     _annotate(into, document)
     _show(document, store.root, as_json=as_json)
     _check_errors(document)

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from evalkit.backends.openai.address import clean_url
+from evalkit.errors import RunInterrupted, ServerLost
+
+if TYPE_CHECKING:
+    from evalkit.runner import Progress
 
 
-def stop_on_sigterm() -> None:
-    """Treat a polite request to end like Ctrl-C, so that the message says how to go on."""
+@contextlib.contextmanager
+def resumable(root: Path, progress: Progress) -> Iterator[None]:
+    """Turn what stops a run into an error that says how to go on; a polite request to end is like Ctrl-C."""
     signal.signal(signal.SIGTERM, _stop)
+    try:
+        yield
+    except (KeyboardInterrupt, RunInterrupted, ServerLost) as error:
+        what = str(error) or "interrupted"  # a KeyboardInterrupt says nothing
+        kind = ServerLost if isinstance(error, ServerLost) else RunInterrupted
+        raise kind(f"{what}; continue with: {resume_command(root)}") from None
+    finally:
+        progress.finish()
 
 
 def _stop(signum: int, frame: object) -> None:

@@ -37,8 +37,8 @@ from evalkit.cli.options import (
     names,
     tag_pair,
 )
-from evalkit.cli.resuming import resume_command, stop_on_sigterm
-from evalkit.errors import RunInterrupted, ServerLost, UntrustedResultError, UsageError
+from evalkit.cli.resuming import resumable
+from evalkit.errors import RunInterrupted, UntrustedResultError, UsageError
 
 if TYPE_CHECKING:
     from evalkit.store import RunStore
@@ -154,19 +154,12 @@ def run(
         engine=engine.to_json(),
     )
 
-    stop_on_sigterm()
     source = open_source(data, offline=offline, variant=data_variant)
     progress = Silent() if quiet else TerminalProgress()
-    try:
+    with resumable(store.root, progress):
         results = run_tasks(
             options, source, lambda: open_backend(engine), store, resume=resume, progress=progress
         )
-    except (KeyboardInterrupt, RunInterrupted, ServerLost) as error:
-        what = str(error) or "interrupted"  # a KeyboardInterrupt says nothing
-        kind = ServerLost if isinstance(error, ServerLost) else RunInterrupted
-        raise kind(f"{what}; continue with: {resume_command(store.root)}") from None
-    finally:
-        progress.finish()
     _show(results, store.root, as_json=as_json)
     _check_errors(results, store, max_errors)
 

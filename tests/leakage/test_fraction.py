@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from evalkit.errors import UsageError
-from evalkit.leakage.fraction import leads, leaked_fraction, local_fdr, lower_bound, planted_sensitivity
+from evalkit.leakage.fraction import leads, leaked_fraction, lower_bound, planted_sensitivity
 from evalkit.leakage.order_test import Ranks, ranks
 from evalkit.leakage.scores import ItemScores, PermutationScores, all_orders
 from evalkit.leakage.simulate import simulate
@@ -121,18 +121,6 @@ def test_lower_bound_uses_more_than_the_first_rank():
 
 
 # Which items
-
-
-def test_local_fdr_is_the_share_of_clean_items_of_a_rank_or_more():
-    rng = np.random.default_rng(0)
-    n, pi, t = 20000, 0.3, 0.5
-    leaked = rng.random(n) < pi
-    traced = np.where(rng.random(n) < t, 1, rng.integers(2, 25, n))
-    rank = np.where(leaked, traced, rng.integers(1, 25, n))
-    found = local_fdr(made(rank))
-    truth = (1 - pi) / 24 / ((1 - pi) / 24 + pi * t)
-    assert truth < found[rank == 1][0] < truth + 0.1
-    assert (found[rank == 24] > 0.9).all()
 
 
 @pytest.mark.parametrize("q", [0.1, 0.2])
