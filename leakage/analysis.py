@@ -8,19 +8,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from evalkit.leakage.conditional_test import conditional_order_test
 from evalkit.leakage.evidence import Evidence
 from evalkit.leakage.fraction import leads, leaked_fraction
 from evalkit.leakage.multiplicity import average_e, p_needed, p_to_e
-from evalkit.leakage.natural_order import OrderDiagnostic, conditional_order_test, fit_publisher
+from evalkit.leakage.natural_order import OrderDiagnostic
 from evalkit.leakage.options import LeakageOptions
 from evalkit.leakage.order_test import Ranks, by_subset, order_test, rank_difference, ranks
 from evalkit.leakage.parity import published_table
 from evalkit.leakage.power import detectable_fraction, one_exposure
 from evalkit.leakage.published import SCENARIO_B_THRESHOLDS
+from evalkit.leakage.publisher_law import fit_publisher
 from evalkit.leakage.scores import PermutationScores
 from evalkit.leakage.sequential import EProcess
 from evalkit.leakage.source_exposure import source_exposure
-from evalkit.leakage.texts import BLIND_ALPHA
+from evalkit.leakage.texts.examination import BLIND_ALPHA
 from evalkit.leakage.verdict import FILE_LEAK, SOURCE_EXPOSURE, Hypothesis, verdicts
 
 LEADS_FDR = 0.1

@@ -108,12 +108,6 @@ class Encoded:
     """`ANCHOR_IN_QUESTION`, `ANCHOR_MISSING`, `DUPLICATE_OPTIONS`, where they hold."""
 
 
-def encode_orders(tokenizer: Tokenizer, item: Item, orders: Orders, fmt: Format) -> Encoded:
-    """Tokenise one item in all its orders; see `encode_items`."""
-    (encoded,) = encode_items(tokenizer, [item], fmt, lambda _: orders)
-    return encoded
-
-
 def encode_items(
     tokenizer: Tokenizer, items: Sequence[Item], fmt: Format, orders_of: Callable[[Item], Orders]
 ) -> list[Encoded]:

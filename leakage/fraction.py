@@ -19,10 +19,10 @@ from scipy import special
 
 from evalkit.errors import UsageError
 from evalkit.leakage.multiplicity import benjamini_hochberg
-from evalkit.leakage.order_test import Ints, Ranks, clopper_pearson, order_values
+from evalkit.leakage.order_test import Ranks, order_values
 from evalkit.leakage.power import one_exposure
-from evalkit.leakage.scores import Floats, PermutationScores
-from evalkit.stats.intervals import LEVEL
+from evalkit.leakage.scores import Floats, Ints, PermutationScores
+from evalkit.stats.intervals import LEVEL, clopper_pearson
 
 _EVENTS = (0.0, 1 / 12, 1 / 8, 1 / 4, 1 / 2)
 """Shares of the orders that the lower band looks at; 0 stands for the first rank alone."""
@@ -87,11 +87,6 @@ def leaked_fraction(ranks: Ranks, sensitivity: tuple[float, float] | None = None
         basis="planted" if sensitivity else "published",
         n=n,
     )
-
-
-def planted_sensitivity(planted: Ranks) -> tuple[float, float]:
-    """Clopper-Pearson 95 % interval of the top rate among items known to have leaked."""
-    return clopper_pearson(int(planted.top.sum()), len(planted))
 
 
 def lower_bound(ranks: Ranks, level: float = LEVEL) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 
 _DIGITS = {digit: value for value, digit in enumerate("零一二三四五六七八九")} | {"〇": 0, "两": 2}
 _UNITS = {"十": 10, "百": 100, "千": 1000}
@@ -59,6 +60,12 @@ def number(text: str) -> float | None:
             value /= int(found["divisor"])
     value *= _MYRIADS.get(found["myriad"] or "", 1)
     return -value if found["before"] or found["sign"] in ("-", "−", "–") else value
+
+
+def all_numbers(options: Sequence[str]) -> list[float] | None:
+    """The options' numbers, where all have one and all differ."""
+    values = [value for text in options if (value := number(text)) is not None]
+    return values if len(set(values)) == len(options) else None
 
 
 def is_catch_all(text: str) -> bool:

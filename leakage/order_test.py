@@ -24,14 +24,12 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 from evalkit.leakage import lattice
-from evalkit.leakage.scores import Floats, Orders, PermutationScores
-from evalkit.stats.intervals import LEVEL, clustered_mean
+from evalkit.leakage.scores import Floats, Ints, Orders, PermutationScores
+from evalkit.stats.intervals import clopper_pearson, clustered_mean
 
 Statistic = Literal["residual", "raw"]
-Ints = NDArray[np.int64]
 
 _TIE = 1e-9
 """Log-probabilities that differ by less, relative to the largest, are equal: orders that read the same."""
@@ -192,13 +190,6 @@ def by_subset(ranks: Ranks) -> dict[str, OrderTest]:
 def rank_scores(m: int) -> Ints:
     """-log(rank / m) of ranks 1 to m in steps of 1/128 nat, shape (m,)."""
     return np.asarray(np.rint(_STEPS * np.log(m / np.arange(1, m + 1))), np.int64)
-
-
-def clopper_pearson(successes: int, n: int, level: float = LEVEL) -> tuple[float, float]:
-    """Exact interval of a proportion (Clopper and Pearson, Biometrika 26 (1934))."""
-    low = stats.beta.ppf((1 - level) / 2, successes, n - successes + 1) if successes else 0.0
-    high = stats.beta.ppf((1 + level) / 2, successes + 1, n - successes) if successes < n else 1.0
-    return float(low), float(high)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,10 +23,10 @@ from evalkit.leakage.files import read_scores, write_scores
 from evalkit.leakage.measuring import Measurer
 from evalkit.leakage.options import ON_OPTIONS, ON_TEXTS, LeakageOptions
 from evalkit.leakage.power import items_needed, one_exposure
-from evalkit.leakage.records import Text, benchmark_texts, read_texts
 from evalkit.leakage.scores import MOST_PERMUTED
 from evalkit.leakage.scoring import gate_requests
-from evalkit.leakage.texts import examine
+from evalkit.leakage.texts.examination import examine
+from evalkit.leakage.texts.records import Text, benchmark_texts, read_texts
 from evalkit.manifest import now, refuse_differences
 from evalkit.reports.contamination import markdown
 from evalkit.runner import Progress, Silent, check_output, peak_memory

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 Orders = NDArray[np.int8]
 """Orders of an item's options, shape (m, n): row k prints option `orders[k, j]` j-th, row 0 as published."""
 

@@ -63,6 +63,13 @@ def wilson(successes: float, n: float, level: float = LEVEL) -> tuple[float, flo
     return low, high
 
 
+def clopper_pearson(successes: int, n: int, level: float = LEVEL) -> tuple[float, float]:
+    """Exact interval of a proportion (Clopper and Pearson, Biometrika 26 (1934))."""
+    low = special.betaincinv(successes, n - successes + 1, (1 - level) / 2) if successes else 0.0
+    high = special.betaincinv(successes + 1, n - successes, (1 + level) / 2) if successes < n else 1.0
+    return float(low), float(high)
+
+
 def mean_stderr(values: ArrayLike) -> float | None:
     """Standard error of a mean: sd / sqrt(n), the sd with divisor n-1; None below two values."""
     x = np.asarray(values, dtype=np.float64)

@@ -15,7 +15,6 @@ from evalkit.leakage import lattice
 from evalkit.leakage.order_test import (
     Ints,
     Statistic,
-    clopper_pearson,
     order_test,
     order_values,
     rank_scores,
@@ -24,6 +23,7 @@ from evalkit.leakage.order_test import (
 )
 from evalkit.leakage.scores import Floats, PermutationScores
 from evalkit.leakage.validation.detectors import DETECTORS, curve, detect, separation
+from evalkit.stats.intervals import clopper_pearson
 
 STATISTICS: tuple[Statistic, ...] = ("raw", "residual")
 FRACTIONS = (1.0, 0.5, 0.1)

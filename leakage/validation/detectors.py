@@ -10,9 +10,10 @@ from scipy import stats
 
 from evalkit.leakage.isolation import isolation_score
 from evalkit.leakage.items import Item
-from evalkit.leakage.order_test import clopper_pearson, residuals
+from evalkit.leakage.order_test import residuals
 from evalkit.leakage.published import outlier_scores
 from evalkit.leakage.scores import Floats, Group, PermutationScores
+from evalkit.stats.intervals import clopper_pearson
 
 FALSE_POSITIVES = 0.01
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -35,12 +36,12 @@ def read_items(source: DataSource, name: str, split: str) -> list[Item]:
     ]
 
 
-def eligible(items: Iterable[Item], longest: int) -> list[Item]:
+def eligible(items: Iterable[Item], longest: float = math.inf) -> list[Item]:
     """Items with four distinct options on one line each, of at most `longest` characters in all.
 
     A question that occurs twice is left out: exposing one copy would expose a part of the other.
     """
-    found = [item for item in items if _is_plain(item) and _length(item) <= longest]
+    found = [item for item in items if _is_plain(item) and length(item) <= longest]
     times = Counter(item.question for item in found)
     return [item for item in found if times[item.question] == 1]
 
@@ -50,7 +51,8 @@ def _is_plain(item: Item) -> bool:
     return item.n_distinct == len(item.options) == 4 and all(t.strip() and "\n" not in t for t in texts)
 
 
-def _length(item: Item) -> int:
+def length(item: Item) -> int:
+    """Characters of question and options."""
     return len(item.question) + sum(map(len, item.options))
 
 

@@ -106,6 +106,9 @@ def _tier2(tier: Results) -> Iterator[str]:
     yield "### Items nobody read"
     yield _null_table(tier["null"])
     yield "![p-values of unexposed sets](figures/leakage-null.png)"
+    if tier["untouched"]:
+        yield "### A model that never read the benchmark"
+        yield from _untouched(tier["untouched"])
     yield "### Harder"
     yield from _hard(tier)
 
@@ -116,6 +119,8 @@ def _unfinished(tier: Results) -> Iterator[str]:
     draws = {dose: found["draws"] for dose, found in tier["doses"].items()}
     if missing := [f"{n} of {n_draws} after {dose}" for dose, n in draws.items() if n < n_draws]:
         yield f"Not finished: draws scored are only {', '.join(missing)} exposures."
+    if not tier["untouched"]:
+        yield "Not measured: p-values of an untouched model over CMMLU's subjects."
     if not tier["swapped"]:
         yield "Not measured: exposure to sources, with swapped options as controls."
 
@@ -218,6 +223,25 @@ def _null_table(nulls: Results) -> str:
         "p-values move together with the pool (the figure's solid lines, and no interval holds for them); "
         "where each set redraws which orders are the published ones they do not (dotted).\n\n"
         f"{_table(header, rows)}"
+    )
+
+
+def _untouched(found: Results) -> Iterator[str]:
+    n = len(found["raw"]["p_subjects"])
+    yield (
+        f"The {found['n_items'] / n:.0f} shortest items of each of {n} subjects of CMMLU's test set, in "
+        f"published order, scored by `{found['model']}` as it is. One p-value per subject."
+    )
+    yield _table(
+        ["ranks", "p, all", "KS p of subjects against uniform", "subjects with p ≤ 0.01", "smallest p"],
+        [
+            [
+                *(statistic, _p(one["p_all"]), _p(one["ks_p"])),
+                *(f"{one['rejected']} of {n}", _p(min(one["p_subjects"]))),
+            ]
+            for statistic in _STATISTICS
+            for one in [found[statistic]]
+        ],
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from evalkit.cachedir import cache_dir
 from evalkit.data.source import DataSource
 from evalkit.errors import UsageError
-from evalkit.leakage.validation import figures, planting, report, tier0, tier1, tier2
+from evalkit.leakage.validation import figures, planting, report, tier0, tier1, tier2, untouched
 
 TIERS = (0, 1, 2)
 RESULTS = "leakage-validation.json"
@@ -58,7 +58,7 @@ def run(
     for tier in sorted(set(tiers)):
         results[f"tier{tier}"] = _tier(tier, source, work, train, progress)
         progress(f"tier {tier}: done")
-    write(results, output)
+    write(dict(sorted(results.items())), output)
     return results
 
 
@@ -72,7 +72,7 @@ def write(results: dict[str, Any], output: Path) -> None:
     """Write numbers, figures and document."""
     path = output / "results" / RESULTS
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n", "utf-8")
+    path.write_text(json.dumps(results, indent=1) + "\n", "utf-8")
     if "tier2" in results:
         figures.draw(results["tier2"], output / "figures")
     (output / DOCUMENT).write_text(report.render(results), "utf-8")
@@ -83,9 +83,11 @@ def _tier(
 ) -> dict[str, Any]:
     if tier == 0:
         return tier0.run()
+    cmmlu = planting.read_items(source, "cmmlu", "test")
     if tier == 1:
-        return tier1.run(planting.read_items(source, "cmmlu", "test"), work / "tier1", progress)
+        return tier1.run(cmmlu, work / "tier1", progress)
     found = tier2.studies(source, work / "tier2", progress)
     for study in found if train else ():
         study.complete()
-    return tier2.analyse(found)
+    scores = untouched.scores(cmmlu, work / "tier2" / "untouched.parquet", train, progress)
+    return {**tier2.analyse(found), "untouched": untouched.analyse(scores) if scores else None}

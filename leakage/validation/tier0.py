@@ -15,13 +15,13 @@ from evalkit.leakage.order_test import (
     Ints,
     Ranks,
     Statistic,
-    clopper_pearson,
     rank_scores,
     ranks,
 )
 from evalkit.leakage.scores import Floats
 from evalkit.leakage.sequential import Decision, EProcess, Stopping
 from evalkit.leakage.simulate import simulate
+from evalkit.stats.intervals import clopper_pearson
 
 ALPHA = 0.01
 _M = 24

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from evalkit.leakage.completion import LENGTH, STARTS, hit_rates
+from evalkit.leakage.texts.completion import LENGTH, STARTS, hit_rates
 from evalkit.types import TokenStats
 
 

@@ -22,15 +22,15 @@ from evalkit.leakage.formats import (
     DUPLICATE_OPTIONS,
     FORMATS,
     Encoded,
+    Format,
     encode_items,
-    encode_orders,
     excluded,
     lettered,
     ni2024,
     reference_anchor,
 )
 from evalkit.leakage.items import Item
-from evalkit.leakage.scores import all_orders, sampled_orders
+from evalkit.leakage.scores import Orders, all_orders, sampled_orders
 from evalkit.tokens import Ids, Tokenizer
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
@@ -128,6 +128,11 @@ class TestTexts:
 )
 def test_the_references_anchor(pieces: list[str], place: int | None) -> None:
     assert reference_anchor(pieces) == place
+
+
+def encode_orders(tokenizer: Tokenizer, one: Item, orders: Orders, fmt: Format) -> Encoded:
+    (encoded,) = encode_items(tokenizer, [one], fmt, lambda _: orders)
+    return encoded
 
 
 class TestTokens:

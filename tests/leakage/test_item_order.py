@@ -14,8 +14,8 @@ from scipy import stats
 from evalkit.backends.base import Capabilities
 from evalkit.backends.mock import MockBackend
 from evalkit.errors import UsageError
-from evalkit.leakage.item_order import N_ORDERS, SEPARATOR, item_order_test, order_scores, shards
-from evalkit.leakage.records import Text
+from evalkit.leakage.texts.item_order import N_ORDERS, SEPARATOR, item_order_test, order_scores, shards
+from evalkit.leakage.texts.records import Text
 from evalkit.tokens import EncodedRequest
 from evalkit.types import ContinuationScore, Response, ScoreResponse
 

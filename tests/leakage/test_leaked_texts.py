@@ -15,11 +15,11 @@ from test_item_order import Reader, file_of, records, sorted_by_topic
 from evalkit.backends.mock import MockBackend
 from evalkit.data.source import open_source
 from evalkit.errors import DataError, UntrustedResultError, UsageError
-from evalkit.leakage.asking import fitted, logprobs, token_stats, whole
-from evalkit.leakage.context_gain import context_gain, context_gains
-from evalkit.leakage.loss_gap import loss_gap
-from evalkit.leakage.records import Text, benchmark_texts, read_texts
-from evalkit.leakage.texts import METHODS, examine
+from evalkit.leakage.texts.asking import fitted, logprobs, token_stats, whole
+from evalkit.leakage.texts.context_gain import context_gain, context_gains
+from evalkit.leakage.texts.examination import METHODS, examine
+from evalkit.leakage.texts.loss_gap import loss_gap
+from evalkit.leakage.texts.records import Text, benchmark_texts, read_texts
 from evalkit.registry import get_task
 from evalkit.tokens import EncodedRequest
 from evalkit.types import Failure, Response

@@ -15,18 +15,12 @@ from scipy import special, stats
 from evalkit.data.source import open_source
 from evalkit.errors import UsageError
 from evalkit.leakage import convolution, lattice
+from evalkit.leakage.conditional_test import conditional_order_test
 from evalkit.leakage.items import Item
-from evalkit.leakage.natural_order import (
-    FEATURES,
-    OrderDiagnostic,
-    PublisherLaw,
-    conditional_order_test,
-    diagnose,
-    fit_publisher,
-    order_features,
-)
+from evalkit.leakage.natural_order import OrderDiagnostic, diagnose
 from evalkit.leakage.option_text import is_catch_all, number
 from evalkit.leakage.order_test import order_test, ranks
+from evalkit.leakage.publisher_law import FEATURES, PublisherLaw, fit_publisher, order_features
 from evalkit.leakage.scores import Floats, ItemScores, PermutationScores, all_orders, sampled_orders
 from evalkit.registry import get_task
 

@@ -12,7 +12,6 @@ from evalkit.leakage import lattice
 from evalkit.leakage.order_test import (
     Ranks,
     by_subset,
-    clopper_pearson,
     order_test,
     rank_difference,
     rank_scores,
@@ -21,6 +20,7 @@ from evalkit.leakage.order_test import (
 )
 from evalkit.leakage.scores import ItemScores, PermutationScores, all_orders, sampled_orders
 from evalkit.leakage.simulate import simulate
+from evalkit.stats.intervals import clopper_pearson
 
 
 def made(rank, n_orders=24, subset="s"):

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from evalkit.errors import UsageError
-from evalkit.leakage.contrast import auc, blind, contrast
-from evalkit.leakage.token_battery import battery, min_k, min_k_plus_plus, zlib_ratio
+from evalkit.leakage.texts.contrast import auc, blind, contrast
+from evalkit.leakage.texts.token_battery import battery, min_k, min_k_plus_plus, zlib_ratio
 from evalkit.types import TokenStats
 
 GENERATOR = np.random.default_rng(0)

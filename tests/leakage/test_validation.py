@@ -10,7 +10,17 @@ from evalkit.leakage.items import Item
 from evalkit.leakage.order_test import order_test, ranks
 from evalkit.leakage.scores import ItemScores, PermutationScores, all_orders
 from evalkit.leakage.simulate import simulate
-from evalkit.leakage.validation import analysis, detectors, matrices, planting, report, suite, tier1, tier2
+from evalkit.leakage.validation import (
+    analysis,
+    detectors,
+    matrices,
+    planting,
+    report,
+    suite,
+    tier1,
+    tier2,
+    untouched,
+)
 from evalkit.leakage.validation.analysis import Exposed
 
 WORDS = [f"{a}{b}" for a in ("am", "bir", "ce", "del", "em") for b in ("ber", "ch", "dar", "ta", "gon", "le")]
@@ -147,12 +157,29 @@ def test_p_values_of_many_sets_are_those_of_the_test() -> None:
 
 
 def test_the_document_says_what_was_missed_and_what_was_met(study: tier2.Study, tmp_path: Path) -> None:
-    suite.write({"tier2": tier2.analyse([study])}, tmp_path)
+    scores = simulate(60, 4, 0.0, np.random.default_rng(0)).scores
+    suite.write({"tier2": {**tier2.analyse([study]), "untouched": untouched.analyse(scores)}}, tmp_path)
     text = (tmp_path / suite.DOCUMENT).read_text("utf-8")
     assert "## Tier 2" in text
     assert "**met**" in text or "**missed**" in text
     for name in ("roc", "power", "null"):
         assert 0 < (tmp_path / f"figures/leakage-{name}.png").stat().st_size < 100_000
+
+
+def test_the_untouched_model_gets_the_shortest_items_of_every_subject() -> None:
+    pool = [Item(f"s{i % 3}", str(i), "?" * (i + 1), (f"a{i}", f"b{i}", f"c{i}", f"d{i}")) for i in range(30)]
+    chosen = untouched.shortest(pool[::-1], 2)
+    assert [(item.subset, item.sample_id) for item in chosen] == [
+        *(("s0", "0"), ("s0", "3"), ("s1", "1"), ("s1", "4"), ("s2", "2"), ("s2", "5")),
+    ]
+    assert all(item in pool for item in chosen)  # in published order
+
+
+def test_p_values_of_subjects_are_uniform_if_nothing_leaked_and_low_if_all_did() -> None:
+    clean = simulate(400, 4, 0.0, np.random.default_rng(3)).scores
+    leaked = simulate(400, 4, 1.0, np.random.default_rng(3), spike=3.0).scores
+    assert untouched.analyse(clean)["residual"]["ks_p"] > 0.01
+    assert untouched.analyse(leaked)["residual"]["ks_p"] < 1e-4
 
 
 def test_members_of_simulated_scores_are_detected() -> None:

@@ -21,10 +21,10 @@ from scipy import stats
 
 from evalkit.backends.base import Backend
 from evalkit.errors import UsageError
-from evalkit.leakage.asking import Progress, after, ignore, logprobs, whole
-from evalkit.leakage.contrast import FEWEST
-from evalkit.leakage.records import Text
 from evalkit.leakage.scores import Floats
+from evalkit.leakage.texts.asking import Progress, after, ignore, logprobs, whole
+from evalkit.leakage.texts.contrast import FEWEST
+from evalkit.leakage.texts.records import Text
 from evalkit.stats.intervals import Estimate, wilson
 
 SEPARATOR = "\n\n"

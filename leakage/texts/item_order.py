@@ -23,11 +23,11 @@ import numpy as np
 
 from evalkit.backends.base import Backend
 from evalkit.errors import UsageError
-from evalkit.leakage.asking import Progress, ignore, logprobs, whole
-from evalkit.leakage.contrast import trigrams
 from evalkit.leakage.order_test import OrderTest, order_test, ranks
-from evalkit.leakage.records import Text
 from evalkit.leakage.scores import Floats, ItemScores, Orders, PermutationScores, all_orders, sampled_orders
+from evalkit.leakage.texts.asking import Progress, ignore, logprobs, whole
+from evalkit.leakage.texts.contrast import trigrams
+from evalkit.leakage.texts.records import Text
 
 SEPARATOR = "\n\n"
 N_ORDERS = 25

@@ -15,8 +15,8 @@ import numpy as np
 from scipy import stats
 
 from evalkit.errors import UsageError
-from evalkit.leakage.contrast import FEWEST, contrast
 from evalkit.leakage.scores import Floats
+from evalkit.leakage.texts.contrast import FEWEST, contrast
 from evalkit.stats.intervals import Estimate, bootstrap
 
 

@@ -11,15 +11,15 @@ import numpy as np
 
 from evalkit.backends.base import Backend
 from evalkit.errors import UsageError, unknown_name
-from evalkit.leakage import completion
-from evalkit.leakage.asking import Progress, fitted, logprobs, token_stats, whole
-from evalkit.leakage.context_gain import context_gain, context_gains
-from evalkit.leakage.contrast import Blind, blind, contrast
-from evalkit.leakage.item_order import item_order_test
-from evalkit.leakage.loss_gap import loss_gap
-from evalkit.leakage.records import Text
 from evalkit.leakage.scores import Floats
-from evalkit.leakage.token_battery import battery
+from evalkit.leakage.texts import completion
+from evalkit.leakage.texts.asking import Progress, fitted, logprobs, token_stats, whole
+from evalkit.leakage.texts.context_gain import context_gain, context_gains
+from evalkit.leakage.texts.contrast import Blind, blind, contrast
+from evalkit.leakage.texts.item_order import item_order_test
+from evalkit.leakage.texts.loss_gap import loss_gap
+from evalkit.leakage.texts.records import Text
+from evalkit.leakage.texts.token_battery import battery
 from evalkit.tokens import EncodedRequest
 from evalkit.types import TokenStats
 

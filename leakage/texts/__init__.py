@@ -1,0 +1,1 @@
+"""Benchmarks without options: what can be asked of their texts."""
