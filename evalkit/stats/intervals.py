@@ -93,7 +93,7 @@ def independent_mean(values: ArrayLike, weights: ArrayLike | None = None) -> Est
     effective_n = float(w.sum() ** 2 / (w**2).sum())
     return Estimate(
         value=mean,
-        stderr=_sandwich(w * (x - mean), w.sum()),
+        stderr=sandwich(w * (x - mean), w.sum()),
         ci95=wilson(mean * effective_n, effective_n),
         n=x.size,
     )
@@ -126,7 +126,7 @@ def clustered_mean(values: ArrayLike, clusters: ArrayLike, weights: ArrayLike | 
         raise ValueError(f"{x.size} values but clusters of shape {cluster_of.shape}")
     mean = _weighted_mean(x, w)
     residuals = np.bincount(cluster_of, weights=w * (x - mean)).astype(np.float64)
-    stderr = _sandwich(residuals, w.sum())
+    stderr = sandwich(residuals, w.sum())
     if stderr is None or stderr < _ROUNDING:
         return independent_mean(x, w)
     half = float(special.stdtrit(names.size - 1, (1 + LEVEL) / 2)) * stderr
@@ -170,7 +170,7 @@ def _weighted_mean(x: Floats, w: Floats) -> float:
     return float((w * x).sum() / w.sum())
 
 
-def _sandwich(residual_sums: Floats, total_weight: float) -> float | None:
+def sandwich(residual_sums: Floats, total_weight: float) -> float | None:
     """Standard error from the independent units' weighted residual sums; None for a single unit."""
     units = residual_sums.size
     if units < 2:

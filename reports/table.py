@@ -1,0 +1,114 @@
+"""What every report shows: a table of cells that know their value, its uncertainty and where it is from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+NONE = "–"
+"""Stands where there is no value. A missing value is never 0."""
+
+Origin = Literal["run", "published", "computed", "label", "missing"]
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One place of a table."""
+
+    text: str
+    """As shown, without interval, emphasis or footnote marks."""
+    origin: Origin
+    value: float | None = None
+    """In the unit of the table, for example percent; None for text and where there is none."""
+    ci95: tuple[float, float] | None = None
+    """In the same unit."""
+    n: int | None = None
+    """Samples behind it."""
+    protocol: str | None = None
+    """Resolved name of the task, for example `cmmlu@official:test:5shot`."""
+    source: str | None = None
+    """Run id, or the address of the publication."""
+    notes: tuple[str, ...] = ()
+    """Footnotes."""
+    best: bool = False
+    """Whether it is emphasised."""
+
+    @property
+    def shown_ci95(self) -> str:
+        """The interval with as many decimal places as the text; empty if there is none."""
+        digits = len(self.text.partition(".")[2])
+        return ", ".join(f"{end:.{digits}f}" for end in self.ci95 or ())
+
+
+MISSING = Cell(NONE, "missing")
+
+
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """The head of a column or of a row."""
+
+    label: str
+    group: str | None = None
+    """A label above this one, which neighbouring columns may share."""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line: its head and a cell for every column."""
+
+    heading: Heading
+    cells: tuple[Cell, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table as every renderer takes it."""
+
+    name: str
+    title: str
+    corner: str
+    """Head of the column of row heads."""
+    columns: tuple[Heading, ...]
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
+    """Notes on the whole table."""
+
+    @property
+    def groups(self) -> list[tuple[str | None, int]]:
+        """Labels above the columns, each with the number of columns it spans; empty if there are none."""
+        spans: list[tuple[str | None, int]] = []
+        for column in self.columns:
+            if spans and spans[-1][0] == column.group:
+                spans[-1] = (column.group, spans[-1][1] + 1)
+            else:
+                spans.append((column.group, 1))
+        return spans if any(group for group, _ in spans) else []
+
+    @property
+    def footnotes(self) -> tuple[str, ...]:
+        """Every footnote of a head or cell once, in reading order: the n-th has mark n."""
+        found = dict.fromkeys(note for column in self.columns for note in column.notes)
+        for row in self.rows:
+            found.update(dict.fromkeys(row.heading.notes))
+            found.update(dict.fromkeys(note for cell in row.cells for note in cell.notes))
+        return tuple(found)
+
+    def marks(self, notes: Sequence[str]) -> tuple[int, ...]:
+        """Numbers of footnotes."""
+        return tuple(1 + self.footnotes.index(note) for note in notes)
+
+    def lines(self) -> Iterator[tuple[Cell, ...]]:
+        """Cells by row."""
+        for row in self.rows:
+            yield row.cells
+
+
+def transposed(table: Table) -> Table:
+    """The same cells with rows as columns."""
+    rows = tuple(
+        Row(replace(column, group=None), tuple(row.cells[j] for row in table.rows))
+        for j, column in enumerate(table.columns)
+    )
+    return replace(table, columns=tuple(row.heading for row in table.rows), rows=rows)
