@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -50,11 +50,13 @@ class Run:
     def data_hash(self, task: str) -> str | None:
         """Hash of the samples of a task, by resolved name; None where the manifest was not kept."""
         entry = (self.manifest or {}).get("tasks", {}).get(task, {})
-        return entry.get("hashes", {}).get("data")
+        found: str | None = entry.get("hashes", {}).get("data")
+        return found
 
     def verdict(self, task: str) -> Json | None:
         """What `evalkit leakage` concluded of a task, by resolved name."""
-        return self.results.get("leakage", {}).get("tasks", {}).get(task, {}).get("verdict")
+        found: Json | None = self.results.get("leakage", {}).get("tasks", {}).get(task, {}).get("verdict")
+        return found
 
     @cached_property
     def samples(self) -> Any:
@@ -135,15 +137,19 @@ def _overlap(group: Sequence[Run], run: Run) -> bool:
     return any(one.tasks.keys() & run.tasks.keys() for one in group)
 
 
+_DIFFERENCES: tuple[Callable[[Run], object], ...] = (
+    lambda run: run.results["model"].get("dtype"),
+    lambda run: run.results["model"].get("backend"),
+    lambda run: run.run_id,
+    lambda run: run.root.resolve(),
+)
+"""What tells models of one name apart, most telling first."""
+
+
 def _unique_names(groups: Sequence[Sequence[Run]]) -> list[str]:
     firsts = [group[0] for group in groups]
     names = [str(run.results["model"]["name"]) for run in firsts]
-    for differs in (
-        lambda run: run.results["model"].get("dtype"),
-        lambda run: run.results["model"].get("backend"),
-        lambda run: run.run_id,
-        lambda run: run.root.resolve(),
-    ):
+    for differs in _DIFFERENCES:
         times = Counter(names)
         kinds = {
             name: {differs(run) for run, n in zip(firsts, names, strict=True) if n == name} for name in times

@@ -34,7 +34,7 @@ def report(
     format: str = typer.Option(
         "", help="md, html, latex, csv or json; by default what --output is called, else md."
     ),
-    output: Path = typer.Option(None, "--output", "-o", help="Write here instead of to stdout."),
+    output: Path | None = typer.Option(None, "--output", "-o", help="Write here instead of to stdout."),
     language: str = typer.Option("en", "--language", help="Language of headings: en or zh."),
     ties: bool = typer.Option(
         False, "--ties", help="Emphasise every value that cannot be told from the best, not the best alone."
@@ -44,7 +44,7 @@ def report(
         "--mixed",
         help="Show results of different protocols or data beside each other, with footnotes.",
     ),
-    plots: Path = typer.Option(None, help="Also draw the scores as PNG and SVG into this folder."),
+    plots: Path | None = typer.Option(None, help="Also draw the scores as PNG and SVG into this folder."),
     layouts: bool = typer.Option(False, "--layouts", help="List the layouts and exit."),
 ) -> None:
     """Show runs as tables, alone or beside published numbers, or as one page in HTML.

@@ -55,7 +55,7 @@ def paired_difference(
     mean = float(w @ d / w.sum())
     residuals = w * (d - mean)
     if cluster_of.max() > 0:
-        residuals = np.bincount(cluster_of, weights=residuals)
+        residuals = np.bincount(cluster_of, residuals).astype(np.float64)
     stderr = sandwich(residuals, float(w.sum())) or 0.0
     freedom = residuals.size - 1
     half = float(special.stdtrit(freedom, (1 + LEVEL) / 2)) * stderr

@@ -13,7 +13,6 @@ from scipy import stats
 
 from evalkit.leakage import lattice
 from evalkit.leakage.order_test import (
-    Ints,
     Statistic,
     order_test,
     order_values,
@@ -21,7 +20,7 @@ from evalkit.leakage.order_test import (
     ranks,
     residuals,
 )
-from evalkit.leakage.scores import Floats, PermutationScores
+from evalkit.leakage.scores import Floats, Ints, PermutationScores
 from evalkit.leakage.validation.detectors import DETECTORS, curve, detect, separation
 from evalkit.stats.intervals import clopper_pearson
 

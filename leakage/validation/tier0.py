@@ -12,13 +12,12 @@ from scipy import stats
 from evalkit.leakage import lattice
 from evalkit.leakage.fraction import leads, leaked_fraction
 from evalkit.leakage.order_test import (
-    Ints,
     Ranks,
     Statistic,
     rank_scores,
     ranks,
 )
-from evalkit.leakage.scores import Floats
+from evalkit.leakage.scores import Floats, Ints
 from evalkit.leakage.sequential import Decision, EProcess, Stopping
 from evalkit.leakage.simulate import simulate
 from evalkit.stats.intervals import clopper_pearson
