@@ -217,6 +217,7 @@ def _examine_texts(
 ) -> dict[str, Any]:
     assert benchmark.task is not None
     texts = benchmark_texts(benchmark.task, benchmark.samples)
+    _check_control(benchmark, texts, compared.control or ())
     stages = _Stages(benchmark.name, backend, progress)
     found = examine(
         backend,
@@ -229,6 +230,15 @@ def _examine_texts(
     )
     progress.finish()
     return found | {"n_texts": len(texts)}
+
+
+def _check_control(benchmark: Benchmark, texts: Sequence[Text], control: Sequence[Text]) -> None:
+    """A control that shares texts with the benchmark is no control."""
+    if shared := {one.text for one in texts} & {one.text for one in control}:
+        raise UsageError(
+            f"--control: {len(shared):,} of its {len(control):,} texts are in {benchmark.name} itself; "
+            "give texts that the model has certainly not seen"
+        )
 
 
 class _Stages:
@@ -259,8 +269,7 @@ def _check_examinable(benchmark: Benchmark, options: LeakageOptions) -> None:
         assert benchmark.task is not None
         benchmark_texts(benchmark.task, benchmark.samples[:1])
     elif not benchmark.items:
-        why = ", ".join(f"{n} {reason}" for reason, n in benchmark.excluded.items()) or "it has no items"
-        raise UsageError(f"{benchmark.name}: no item can be examined ({why})")
+        raise UsageError(f"{benchmark.name}: no item can be examined ({_reasons(benchmark)})")
     elif options.wants("order"):
         _check_enough(benchmark, options)
 
@@ -279,11 +288,17 @@ def _check_enough(benchmark: Benchmark, options: LeakageOptions) -> None:
         m = min(m, options.permutations)
     needed = items_needed(1.0, one_exposure(1 / m), level_needed(1, options.alpha), m)
     if needed is not None and len(benchmark.items) < needed:
+        left_out = f" (left out: {_reasons(benchmark)})" if benchmark.excluded else ""
         raise UsageError(
             f"{benchmark.name}: the order test needs at least {needed} items with {n_options} options to "
-            f"show anything, and {len(benchmark.items)} are there; raise --limit, examine more subsets, or "
-            "leave the test out (--method published)"
+            f"show anything, and {len(benchmark.items)} are there{left_out}; raise --limit, examine more "
+            "subsets, or leave the test out (--method published)"
         )
+
+
+def _reasons(benchmark: Benchmark) -> str:
+    """Why items cannot be examined, with their numbers."""
+    return ", ".join(f"{n} {reason}" for reason, n in benchmark.excluded.items()) or "it has no items"
 
 
 def _check_capable(backend: Backend) -> None:

@@ -206,6 +206,11 @@ class TestTexts:
         assert "Not run: loss_gap" in (tmp_path / "run/leakage.md").read_text()
         assert json.loads(json.dumps(analyse_again(tmp_path / "run"))) == json.loads(json.dumps(document))
 
+    def test_a_control_that_is_the_benchmark_is_refused(self, official_data: Path, tmp_path: Path) -> None:
+        asked = {"tasks": "gsm8k", "limit": 20, "methods": (), "control": "gsm8k:test"}
+        with pytest.raises(UsageError, match="20 of its 20 texts are in gsm8k"):
+            examine(tmp_path / "run", official_data, **asked)
+
 
 class TestReferences:
     def test_a_reference_is_told_beside_the_model(self, exam: Path, tmp_path: Path) -> None:
