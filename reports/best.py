@@ -101,11 +101,12 @@ def _scores(one: _Competitor, entry: Entry) -> dict[tuple[str, str], float] | No
     run, task = one.run, one.cell.protocol
     if run is None or task is None or run.samples is None or entry.category:
         return None
+    import pyarrow as pa
     import pyarrow.compute as pc
 
     rows = run.samples.filter(pc.equal(run.samples["task"], task))
-    if entry.subset:
-        rows = rows.filter(pc.equal(rows["subset"], entry.subset))
+    if entry.subsets:
+        rows = rows.filter(pc.is_in(rows["subset"], pa.array(entry.subsets)))
     metric = entry.metric or next(iter(run.tasks[task]["metrics"]))
     columns = [rows[name].to_pylist() for name in ("subset", "sample_id", "metrics")]
     found = {(subset, id_): json.loads(text).get(metric) for subset, id_, text in zip(*columns, strict=True)}
