@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import platform
 from dataclasses import dataclass
 from pathlib import Path
@@ -163,6 +165,8 @@ def _info(name: str, weights: str, model: Any, tokenizer: HfTokenizer, extra: di
         "threads": torch.get_num_threads(),
         "versions": versions,
         "leading_ids": list(tokenizer.leading_ids),
+        "weights": weights,
+        "tokenizer": _tokenizer_id(tokenizer.tokenizer),
     }
     if model.device.type == "cuda":
         details["gpu"] = torch.cuda.get_device_name(model.device)
@@ -174,6 +178,13 @@ def _info(name: str, weights: str, model: Any, tokenizer: HfTokenizer, extra: di
         max_length=_max_length(model.config.get_text_config(), tokenizer.tokenizer),
         details=details | extra,
     )
+
+
+def _tokenizer_id(tokenizer: Any) -> str:
+    """Content hash of everything that decides how text becomes ids."""
+    fast = getattr(tokenizer, "backend_tokenizer", None)
+    text = fast.to_str() if fast is not None else json.dumps(tokenizer.get_vocab(), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _max_length(config: Any, tokenizer: Any) -> int:
