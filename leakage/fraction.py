@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from scipy import special
 
 from evalkit.errors import UsageError
-from evalkit.leakage.multiplicity import benjamini_hochberg
 from evalkit.leakage.order_test import Ranks, order_values
 from evalkit.leakage.power import one_exposure
 from evalkit.leakage.scores import Floats, Ints, PermutationScores
 from evalkit.stats.intervals import LEVEL, clopper_pearson
+from evalkit.stats.multiple import benjamini_hochberg
 
 _EVENTS = (0.0, 1 / 12, 1 / 8, 1 / 4, 1 / 2)
 """Shares of the orders that the lower band looks at; 0 stands for the first rank alone."""

@@ -1,4 +1,4 @@
-"""Many tests at once: e-values and p-values to a list of discoveries."""
+"""Many tests at once: e-values to a list of discoveries."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import math
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import optimize, stats
+from scipy import optimize
 
 from evalkit.leakage.scores import Floats
+from evalkit.stats.multiple import checked
 
 _NEAR_ONE = 1e-4
 """Distance of a p-value from 1 within which the calibrator's closed form loses its digits."""
@@ -24,7 +25,7 @@ def p_to_e(p_values: ArrayLike) -> Floats:
     Raises:
         ValueError: if a value lies outside [0, 1].
     """
-    p = _checked(p_values, 1.0)
+    p = checked(p_values, 1.0)
     inside = (p > 0) & (p < 1 - _NEAR_ONE)
     safe = np.where(inside, p, 0.5)
     log = np.log(safe)
@@ -42,7 +43,7 @@ def p_needed(e_value: float) -> float:
 
 def average_e(e_values: ArrayLike) -> float:
     """Combine e-values of one hypothesis, however dependent, into one: their mean (Vovk and Wang 2021)."""
-    return float(_checked(e_values, np.inf).mean())
+    return float(checked(e_values, np.inf).mean())
 
 
 def e_bh(e_values: ArrayLike, alpha: float) -> NDArray[np.bool_]:
@@ -51,26 +52,10 @@ def e_bh(e_values: ArrayLike, alpha: float) -> NDArray[np.bool_]:
     Rejects the k largest of K, k being the largest number for which the k-th largest is at least K / (alpha
     · k). Source: Wang and Ramdas, "False discovery rate control with e-values", JRSS B 84 (2022).
     """
-    e = _checked(e_values, np.inf)
+    e = checked(e_values, np.inf)
     descending = np.argsort(-e, kind="stable")
     enough = e[descending] * np.arange(1, e.size + 1) >= e.size / alpha
     rejected = np.zeros(e.size, np.bool_)
     if enough.any():
         rejected[descending[: np.flatnonzero(enough)[-1] + 1]] = True
     return rejected
-
-
-def benjamini_hochberg(p_values: ArrayLike) -> Floats:
-    """Adjusted p-values for independent or positively dependent tests: reject those up to the rate wanted.
-
-    Source: Benjamini and Hochberg, "Controlling the False Discovery Rate", JRSS B 57 (1995).
-    """
-    return np.asarray(stats.false_discovery_control(_checked(p_values, 1.0), method="bh"), np.float64)
-
-
-def _checked(values: ArrayLike, most: float) -> Floats:
-    x = np.asarray(values, np.float64)
-    # Written so that NaN fails as well.
-    if x.size == 0 or not np.all((x >= 0) & (x <= most)):
-        raise ValueError(f"need at least one value, all between 0 and {most:g}")
-    return x

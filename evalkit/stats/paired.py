@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
-from scipy import special
+from numpy.typing import ArrayLike, NDArray
+from scipy import special, stats
 
-from evalkit.stats.intervals import LEVEL, sandwich
+from evalkit.stats.intervals import LEVEL, Floats, sandwich
+
+_ROUNDING = 1e-12
+"""A mean difference or standard error below this is rounding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,50 +21,150 @@ class Difference:
     """How much higher one model scores than another on the same samples."""
 
     value: float
-    """Weighted mean of a - b."""
+    """Weighted mean of a - b, or the difference of two statistics."""
     stderr: float
-    ci95: tuple[float, float]
-    p: float
-    """Two-sided."""
+    freedom: float
+    """Degrees of freedom of Student's law; infinite for the normal one."""
     n: int
+    """Samples compared."""
+
+    @property
+    def ci95(self) -> tuple[float, float]:
+        """Two-sided 95 % interval."""
+        return self.bound(1 - (1 + LEVEL) / 2), self.bound((1 + LEVEL) / 2)
+
+    @property
+    def p(self) -> float:
+        """Two-sided p-value against no difference."""
+        return min(1.0, 2 * min(self.p_below(0.0), self.p_above(0.0)))
+
+    def bound(self, level: float) -> float:
+        """Quantile of the confidence distribution: the true difference lies below it at this confidence."""
+        return self.value + float(_quantile(self.freedom, level)) * self.stderr
+
+    def p_below(self, reference: float) -> float:
+        """One-sided p-value of the claim that the true difference is below `reference`."""
+        return self._tail(self.value - reference)
+
+    def p_above(self, reference: float) -> float:
+        """One-sided p-value of the claim that the true difference is above `reference`."""
+        return self._tail(reference - self.value)
+
+    def _tail(self, excess: float) -> float:
+        if self.stderr < _ROUNDING:
+            return 1.0 if excess > -_ROUNDING else 0.0
+        return float(_cdf(self.freedom, excess / self.stderr))
 
 
 def paired_difference(
-    a: ArrayLike, b: ArrayLike, clusters: ArrayLike, weights: ArrayLike | None = None
+    a: ArrayLike, b: ArrayLike, clusters: ArrayLike | None = None, weights: ArrayLike | None = None
 ) -> Difference:
-    """Difference of two weighted means over the same samples, which are independent between clusters only.
+    """Difference of two weighted means over the same samples.
 
-    The spread is that of the differences a_i - b_i, so that what makes a sample hard for both cancels.
-    With C > 1 clusters the interval is Student's with C - 1 degrees of freedom and the standard error that of
-    `clustered_mean`; with one cluster, the samples are taken as independent.
+    The spread is that of the differences a_i - b_i, so that what makes a sample hard for both cancels. With C
+    clusters, samples are independent between them only, and the law is Student's with C - 1 degrees of
+    freedom; a single cluster tells nothing of the spread, and samples then count as independent.
 
     Source: Miller, "Adding Error Bars to Evals", arXiv:2411.00640, section 4.2.
 
     Args:
         a: score of each sample with one model, shape (n,).
         b: the same with the other.
-        clusters: cluster of each sample, shape (n,).
+        clusters: cluster of each sample, shape (n,); None takes every sample as independent.
         weights: weight of each sample, shape (n,); None weighs all alike.
 
     Raises:
-        ValueError: the shapes differ, or there are fewer than two samples.
+        ValueError: the shapes differ, there are fewer than two samples, or a score is not finite.
     """
     d = np.asarray(a, np.float64) - np.asarray(b, np.float64)
     w = np.ones_like(d) if weights is None else np.asarray(weights, np.float64)
-    _, cluster_of = np.unique(np.asarray(clusters), return_inverse=True)
+    cluster_of = np.arange(d.size) if clusters is None else np.unique(clusters, return_inverse=True)[1]
     if not d.shape == w.shape == cluster_of.shape or d.size < 2:
-        raise ValueError(
-            f"differences {d.shape}, weights {w.shape}, clusters {cluster_of.shape}: at least two, all alike"
-        )
+        shapes = f"scores {d.shape}, weights {w.shape} and clusters {cluster_of.shape}"
+        raise ValueError(f"{shapes} must be as long as each other, and two or more")
+    if not np.isfinite(d).all():
+        raise ValueError("a score is not finite")
     mean = float(w @ d / w.sum())
     residuals = w * (d - mean)
     if cluster_of.max() > 0:
         residuals = np.bincount(cluster_of, residuals).astype(np.float64)
-    stderr = sandwich(residuals, float(w.sum())) or 0.0
-    freedom = residuals.size - 1
-    half = float(special.stdtrit(freedom, (1 + LEVEL) / 2)) * stderr
-    if stderr:
-        p = 2 * float(special.stdtr(freedom, -abs(mean) / stderr))
-    else:
-        p = 1.0 if math.isclose(mean, 0.0, abs_tol=1e-12) else 0.0
-    return Difference(mean, stderr, (mean - half, mean + half), p, d.size)
+    return Difference(mean, sandwich(residuals, float(w.sum())) or 0.0, residuals.size - 1, d.size)
+
+
+def mcnemar(losses: int, gains: int) -> tuple[float, float]:
+    """Exact p-values of two models that are right or wrong on the same samples.
+
+    Given the number of samples on which they differ, a loss is as likely as a gain if they are equally good.
+
+    Source: McNemar, "Note on the sampling error of the difference between correlated proportions or
+    percentages", Psychometrika 12 (1947), in its exact binomial form.
+
+    Args:
+        losses: samples that only the first model has right.
+        gains: samples that only the second has right.
+
+    Returns:
+        one-sided p-value of the claim that the second is worse, and the two-sided one.
+    """
+    n = losses + gains
+    worse = float(stats.binom.sf(losses - 1, n, 0.5))
+    better = float(stats.binom.sf(gains - 1, n, 0.5))
+    return worse, min(1.0, 2 * min(worse, better))
+
+
+def randomisation_p(
+    statistic: Callable[[NDArray[np.bool_]], float], n: int, repeats: int = 9_999, seed: int = 0
+) -> float:
+    """One-sided p-value that a statistic of pairs is as low as it is by luck.
+
+    Under no difference the two outcomes of a sample can be exchanged. The statistic is compared with its
+    values when each pair is exchanged by coin flip; counting the observed value among them makes the test
+    exact (Phipson and Smyth, "Permutation P-values should never be zero", 2010).
+
+    Args:
+        statistic: which pairs are exchanged, shape (n,), to the statistic, for example a difference.
+        n: number of pairs.
+        repeats: random exchanges.
+        seed: of the coin flips.
+    """
+    generator = np.random.default_rng(seed)
+    observed = statistic(np.zeros(n, np.bool_))
+    low = sum(
+        statistic(generator.integers(0, 2, n).astype(np.bool_)) <= observed + _ROUNDING
+        for _ in range(repeats)
+    )
+    return (low + 1) / (repeats + 1)
+
+
+def bootstrap_difference(
+    statistic: Callable[[NDArray[np.intp]], float], clusters: ArrayLike, repeats: int = 1000, seed: int = 0
+) -> Difference:
+    """Difference of two statistics of the same samples that are no means, such as macro-F1.
+
+    Whole clusters are drawn with replacement, and both models are judged on the same draw; the standard
+    error is the sd over the draws, with a normal law (Efron, "Bootstrap Methods: Another Look at the
+    Jackknife", 1979; Field and Welsh, "Bootstrapping clustered data", JRSS B 69 (2007)).
+
+    Args:
+        statistic: row numbers to the difference of the two statistics on those rows.
+        clusters: cluster of each row, shape (n,); as many as rows for independent ones.
+        repeats: resamples drawn.
+        seed: of the resampling.
+    """
+    names, cluster_of = np.unique(np.asarray(clusters), return_inverse=True)
+    order = np.argsort(cluster_of, kind="stable")
+    members = np.split(order, np.cumsum(np.bincount(cluster_of))[:-1])
+    generator = np.random.default_rng(seed)
+    draws = [
+        statistic(np.concatenate([members[c] for c in generator.integers(0, names.size, names.size)]))
+        for _ in range(repeats)
+    ]
+    return Difference(statistic(np.arange(order.size)), float(np.std(draws, ddof=1)), math.inf, order.size)
+
+
+def _quantile(freedom: float, level: float) -> Floats:
+    return np.asarray(special.stdtrit(freedom, level) if math.isfinite(freedom) else special.ndtri(level))
+
+
+def _cdf(freedom: float, value: float) -> Floats:
+    return np.asarray(special.stdtr(freedom, value) if math.isfinite(freedom) else special.ndtr(value))
