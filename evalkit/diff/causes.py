@@ -104,6 +104,7 @@ def _token_ids(case: Case) -> Iterator[Cause]:
         yield Cause("bos", f"BOS tokens in front of prompts: {mine} in A, {theirs} in B")
     yield from _detail(case, "tokenizer", "two tokenizers or revisions of one", "tokenizer")
     yield from _detail(case, "leading_ids", "other special tokens in front", "bos")
+    yield from _request(case, "seed", "the seed of sampling, which is part of every request", "seed")
     yield from _truncation(case)
 
 

@@ -145,7 +145,7 @@ def test_an_edited_example(data: Path, tmp_path: Path) -> None:
     assert "--log-prompts" in task["causes"][0]["sentence"]
 
 
-def test_a_seed_that_draws_other_examples(tmp_path: Path) -> None:
+def test_another_seed_of_sampling(tmp_path: Path) -> None:
     for split, n in (("train", 30), ("test", 4)):
         rows = [{"question": f"{split} {i}?", "answer": f"It is {i}.\n#### {i}"} for i in range(n)]
         file = tmp_path / f"data/GSM8K/{split}.jsonl"
@@ -154,7 +154,7 @@ def test_a_seed_that_draws_other_examples(tmp_path: Path) -> None:
     for name, seed in (("a", 0), ("b", 1)):
         mock_run(tmp_path / name, "gsm8k@lm-eval", data=tmp_path / "data", seed=seed)
     first, causes, _ = parted(tmp_path / "a", tmp_path / "b")
-    assert (first, causes[0]) == ("prompts", "seed")
+    assert (first, causes) == ("token_ids", ["seed"])
 
 
 def test_a_bos_on_one_side(data: Path, tmp_path: Path) -> None:
@@ -218,7 +218,7 @@ def test_another_engine(data: Path, tmp_path: Path) -> None:
 def test_a_shorter_window_cuts_prompts(data: Path, tmp_path: Path) -> None:
     folder = tiny_folder(tmp_path / "one")
     a = run_model(folder, data, tmp_path / "a", "--max-length", "1900")
-    b = run_model(folder, data, tmp_path / "b", "--max-length", "700")
+    b = run_model(folder, data, tmp_path / "b", "--max-length", "300")
     first, causes, _ = parted(a, b)
     assert first in ("prompts", "token_ids")
     assert causes[0] == "truncation"
