@@ -158,7 +158,14 @@ def model_path(name: str) -> str:
 
 
 def lm_eval_instances(case: Case, data: str | None) -> list[Any]:
-    """Build lm-eval's requests by its own task class from its own yaml; four per question, in order."""
+    """Build lm-eval's requests; four per question, in order."""
+    task = lm_eval_task(case, data)
+    task.build_all_requests(limit=case.limit)
+    return list(task.instances)
+
+
+def lm_eval_task(case: Case, data: str | None) -> Any:
+    """Build lm-eval's task by its own class from its own yaml, on the official files."""
     import lm_eval
     from lm_eval.api.task import ConfigurableTask
     from lm_eval.tasks._yaml_loader import load_yaml
@@ -169,8 +176,7 @@ def lm_eval_instances(case: Case, data: str | None) -> list[Any]:
     dataset = {name: _dataset(case, data, name) for name in ("dev", split)}
     task = ConfigurableTask(config=config | {"custom_dataset": lambda **_: dataset})
     task.set_config("num_fewshot", case.shots)
-    task.build_all_requests(limit=case.limit)
-    return list(task.instances)
+    return task
 
 
 def _dataset(case: Case, data: str | None, split: str) -> Any:
