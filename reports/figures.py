@@ -205,7 +205,13 @@ def bars(places: Sequence[str], series: Sequence[_Series]) -> Figure:
         positions, values = [y for y, _ in shown], [100 * e["value"] for _, e in shown]
         axes.barh(positions, values, 0.85 * height, color=_colour(k), label=_short(one.label))
         axes.errorbar(
-            values, positions, xerr=_errors([e for _, e in shown]), fmt="none", ecolor=INK, elinewidth=1, capsize=2
+            values,
+            positions,
+            xerr=_errors([e for _, e in shown]),
+            fmt="none",
+            ecolor=INK,
+            elinewidth=1,
+            capsize=2,
         )
     axes.set_yticks(range(len(places)), [_short(place) for place in places])
     axes.set_ylim(len(places) - 0.4, -0.6)

@@ -31,7 +31,9 @@ def examined(run: Run) -> Json:
 
 def leads(run: Run, task: str) -> dict[tuple[str, str], Json]:
     """Items there is evidence against, by subset and id: rank, gap, p and false-discovery rate of each."""
-    return {(lead["subset"], lead["sample_id"]): lead for lead in examined(run).get(task, {}).get("leads", ())}
+    return {
+        (lead["subset"], lead["sample_id"]): lead for lead in examined(run).get(task, {}).get("leads", ())
+    }
 
 
 def ranks(run: Run, task: str) -> Ranks | None:

@@ -12,24 +12,37 @@ function themeToggle(button) {
   label();
 }
 
+/** Scores lead to the samples they rest on. */
+function scoreLinks(samples, browser) {
+  const linked = ({ dataset }) => dataset.run in samples.runs && samples.tasks.includes(dataset.task);
+  document.querySelectorAll("figure.table table").forEach((table) => upgraded(table, linked));
+  document.getElementById("scores").addEventListener("click", (event) => {
+    const button = event.target.closest("button[data-task]");
+    if (!button) return;
+    browser.show({ model: samples.runs[button.dataset.run], task: samples.tasks.indexOf(button.dataset.task) });
+  });
+}
+
+function searchKey(browser) {
+  document.addEventListener("keydown", (event) => {
+    if (event.key !== "/" || event.target.closest("input, textarea, select, dialog")) return;
+    event.preventDefault();
+    browser.focusSearch();
+  });
+}
+
 async function start() {
   themeToggle(document.getElementById("theme"));
-  document.querySelectorAll("figure.table table").forEach(upgraded);
-  const root = document.getElementById("samples");
-  if (root) {
+  if (document.getElementById("index")) {
     const samples = await Samples.open();
-    const browser = sampleBrowser(samples, root);
+    const browser = sampleBrowser(samples, document.getElementById("samples"));
+    scoreLinks(samples, browser);
     const pairs = document.getElementById("pairs");
-    if (pairs && samples.pairs.length) {
-      pairs.hidden = false;
-      pairView(samples, pairs, browser.show);
-    }
-    document.addEventListener("keydown", (event) => {
-      if (event.key !== "/" || event.target.closest("input, textarea, select, dialog")) return;
-      event.preventDefault();
-      browser.focusSearch();
-    });
+    if (samples.pairs.length) pairView(samples, pairs, browser.show);
+    searchKey(browser);
     await browser.ready;
+  } else {
+    document.querySelectorAll("figure.table table").forEach((table) => upgraded(table));
   }
   document.documentElement.dataset.ready = "true";
 }

@@ -18,7 +18,7 @@ function pairView(samples, root, show) {
     const pair = samples.pairs[choice.value];
     const table = pairTable(pair);
     box.replaceChildren(legend(samples, pair), table);
-    upgraded(table);
+    upgraded(table, undefined, { maxHeight: "28rem" });
   };
   choice.onchange = open;
   box.addEventListener("click", (event) => {

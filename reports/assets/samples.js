@@ -1,6 +1,6 @@
 // The list of samples: filters over the index, one page of rows at a time.
 
-const PAGE_ROWS = 50;
+const PAGE_ROWS = 25;
 const TYPING_MS = 150;
 
 const SHOW = {
@@ -255,7 +255,7 @@ function sampleColumns(samples) {
   });
   return [
     ...(samples.models.length > 1 ? [column("Model", "model", text, 150)] : []),
-    column("Task", "task", text, 190),
+    column("Task", "task", text, 230),
     column("Subset", "subset", text, 190),
     column("Id", "id", text, 110),
     column("Score", "correct", (cell) => mark(samples.rows, cell.getData().row), 90),

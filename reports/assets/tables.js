@@ -2,7 +2,8 @@
 
 const FEW_ROWS = 8; // a table of so many is not worth a filter
 
-function upgraded(table) {
+/** `linked` tells whether a cell leads to samples; its first text then becomes a button. */
+function upgraded(table, linked = () => false, options = {}) {
   const rows = [...table.tBodies[0].rows].map((row, k) => ({
     id: k,
     text: row.textContent.toLowerCase(),
@@ -13,29 +14,39 @@ function upgraded(table) {
   table.after(box);
   const grid = new Tabulator(box, {
     data: rows,
-    columns: grouped(table, [...[...table.tHead.rows].at(-1).cells].map(column)),
+    columns: grouped(table, [...[...table.tHead.rows].at(-1).cells].map((head, j) => column(head, j, linked))),
     layout: "fitDataTable",
     renderVertical: "basic",
     keybindings: false,
     placeholder: () => el("p", {}, "No row matches."),
+    ...options,
   });
   if (rows.length > FEW_ROWS) box.before(filterOf(grid));
   return grid;
 }
 
-function column(head, j) {
+function column(head, j, linked) {
   const numeric = j > 0 && !head.classList.contains("words");
   return {
     title: head.textContent,
     field: `c${j}`,
     titleFormatter: () => el("button", { type: "button", dir: "auto" }, ...copies(head)),
-    formatter: (cell) => el("div", { dir: "auto", className: cell.getValue().className }, ...copies(cell.getValue())),
+    formatter: (cell) => shownCell(cell.getValue(), linked(cell.getValue())),
     sorter: (a, b) => compareCells(a, b),
     headerSortStartingDir: numeric ? "desc" : "asc",
     hozAlign: numeric ? "right" : "left",
     headerHozAlign: numeric ? "right" : "left",
+    ...(j === 0 && { variableHeight: true, maxInitialWidth: Math.max(150, 0.4 * innerWidth) }),
     resizable: false,
   };
+}
+
+function shownCell(cell, isLink) {
+  const [first, ...rest] = copies(cell);
+  if (!isLink) return el("div", { dir: "auto", className: cell.className }, first ?? "", ...rest);
+  const button = el("button", { type: "button", className: "link", title: "Show its samples" }, first);
+  Object.assign(button.dataset, { task: cell.dataset.task, run: cell.dataset.run });
+  return el("div", { dir: "auto", className: cell.className }, button, ...rest);
 }
 
 /** Columns below the heads that span several. */

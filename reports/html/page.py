@@ -49,7 +49,7 @@ def render(tables: Sequence[Table], runs: Sequence[Run]) -> str:
     """
     models = entrants(runs)
     packed = pack(models)
-    data = {**packed.index, "pairs": [asdict(pair) for pair in pairs(models)]}
+    compared = [asdict(pair) for pair in pairs(models)]
     scripts, styles = [_library(), _script()], [_style()]
     return (
         _environment()
@@ -62,7 +62,8 @@ def render(tables: Sequence[Table], runs: Sequence[Run]) -> str:
             install=None if plots.HAS_MATPLOTLIB else plots.INSTALL,
             n_samples=len(packed.index["rows"]["item"]),
             n_models=len(models),
-            index=compressed(data),
+            has_pairs=bool(compared),
+            index=compressed({**packed.index, "pairs": compared}),
             chunks=packed.chunks,
             scripts=[Markup(text) for text in scripts],  # noqa: S704 - our own files
             styles=[Markup(text) for text in styles],  # noqa: S704

@@ -40,7 +40,7 @@ class Packed:
 def pack(models: Sequence[Entrant]) -> Packed:
     """Pack the samples of every run that kept them.
 
-    The index has `models`, `tasks`, `items` {`task`, `subset`, `id`}, `rows` {`model`, `item`, `correct`,
+    The index has `models`, `runs` (the model of each run id), `tasks`, `items` {`task`, `subset`, `id`}, `rows` {`model`, `item`, `correct`,
     `prediction`, `target`, `flags`} and `starts`, the first row of each chunk. A chunk is a document
     {`beginning`, `rows`}: how all its prompts begin, and the texts of each row.
     """
@@ -48,6 +48,7 @@ def pack(models: Sequence[Entrant]) -> Packed:
     packed = Packed(index.document)
     for k, model in enumerate(models):
         for run in model.runs:
+            packed.index["runs"].setdefault(run.run_id, k)
             for rows, found in _of_run(run):
                 packed.index["starts"].append(len(index.rows["item"]))
                 packed.chunks.append(compressed(_chunk(rows, found)))
@@ -75,6 +76,7 @@ class _Index:
     def __post_init__(self) -> None:
         self.document = {
             "models": self.models,
+            "runs": {},
             "tasks": [],
             "items": {"task": [], "subset": [], "id": []},
             "rows": {name: [] for name in ("model", "item", "correct", "prediction", "target", "flags")},
@@ -87,7 +89,13 @@ class _Index:
         return rows
 
     def add(self, model: int, row: Json, flags: int) -> None:
-        values = (model, self._item(row), _number(row["correct"]), _cut(row["prediction"]), _cut(row["target"]))
+        values = (
+            model,
+            self._item(row),
+            _number(row["correct"]),
+            _cut(row["prediction"]),
+            _cut(row["target"]),
+        )
         for column, value in zip(self.rows.values(), (*values, flags), strict=True):
             column.append(value)
 
