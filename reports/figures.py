@@ -5,7 +5,7 @@ Every figure is drawn from result documents; colours are those of `SERIES`, whic
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from scipy import special
 
 from evalkit.reports import leaked
-from evalkit.reports.runs import Entrant, Json, Run, entrants
+from evalkit.reports.runs import Json, Run, entrants
 from evalkit.reports.text import one_line
 from evalkit.stats.intervals import LEVEL
 
@@ -61,34 +61,45 @@ class Drawing:
 
 
 @dataclass(frozen=True, slots=True)
+class _Model:
+    """A model, in one colour wherever it appears."""
+
+    name: str
+    colour: str
+    tasks: Json
+
+
+@dataclass(frozen=True, slots=True)
 class _Series:
     """One model's estimates, None where it has none."""
 
     label: str
+    colour: str
     estimates: tuple[Json | None, ...]
 
 
 def drawings(runs: Sequence[Run]) -> Iterator[Drawing]:
     """Everything there is to draw of the runs. Call it, and save the figures, under `STYLE`."""
-    models = entrants(runs)
+    of_models = entrants(runs)
+    models = [_Model(model.name, SERIES[k % len(SERIES)], model.tasks) for k, model in enumerate(of_models)]
     tasks = list(dict.fromkeys(name for model in models for name in model.tasks))
     yield from _overview(models, tasks)
     for task in tasks:
         yield from _of_task(models, task)
-    for model in models:
-        for run in model.runs:
+    for entrant in of_models:
+        for run in entrant.runs:
             for task, found in leaked.examined(run).items():
-                yield from _of_leakage(model.name, run, task, found)
+                yield from _of_leakage(entrant.name, run, task, found)
 
 
 # -- scores -------------------------------------------------------------------------------------
 
 
-def _overview(models: Sequence[Entrant], tasks: Sequence[str]) -> Iterator[Drawing]:
+def _overview(models: Sequence[_Model], tasks: Sequence[str]) -> Iterator[Drawing]:
     scored = [task for task in tasks if any(_headline(model, task) for model in models)]
     if not scored:
         return
-    series = [_Series(model.name, tuple(_headline(model, task) for task in scored)) for model in models]
+    series = [_series(model, (_headline(model, task) for task in scored)) for model in models]
     yield Drawing(
         "scores",
         "Scores",
@@ -97,7 +108,7 @@ def _overview(models: Sequence[Entrant], tasks: Sequence[str]) -> Iterator[Drawi
     )
 
 
-def _of_task(models: Sequence[Entrant], task: str) -> Iterator[Drawing]:
+def _of_task(models: Sequence[_Model], task: str) -> Iterator[Drawing]:
     """Categories and lengths of one benchmark."""
     having = [model for model in models if task in model.tasks and model.tasks[task]["metrics"]]
     if not having:
@@ -105,16 +116,12 @@ def _of_task(models: Sequence[Entrant], task: str) -> Iterator[Drawing]:
     entry = having[0].tasks[task]
     metric = next(iter(entry["metrics"]))
     places, kind = (entry["groups"], "categories") if entry["groups"] else (entry["subsets"], "subsets")
-    series = [
-        _Series(model.name, tuple(_estimate(model, task, place, metric) for place in places))
-        for model in having
-    ]
+    series = [_series(model, (_estimate(model, task, place, metric) for place in places)) for model in having]
     if 1 < len(places) <= _MOST_BARS:
-        description = f"{metric} by {kind[:-3] + 'y' if kind == 'categories' else 'subset'}, ×100, "
         yield Drawing(
             f"{kind}-{slug(task)}",
             f"{task}: {kind}",
-            f"{description}with 95 % intervals.",
+            f"{metric} of the {kind}, ×100, with 95 % intervals.",
             bars(list(places), series),
         )
     if 3 <= len(places) <= _MOST_BARS // 2:
@@ -134,20 +141,24 @@ def _of_task(models: Sequence[Entrant], task: str) -> Iterator[Drawing]:
         )
 
 
-def _headline(model: Entrant, task: str) -> Json | None:
+def _series(model: _Model, estimates: Iterable[Json | None]) -> _Series:
+    return _Series(model.name, model.colour, tuple(estimates))
+
+
+def _headline(model: _Model, task: str) -> Json | None:
     metrics = model.tasks.get(task, {}).get("metrics") or {}
     return next(iter(metrics.values()), None)
 
 
-def _estimate(model: Entrant, task: str, place: str, metric: str) -> Json | None:
+def _estimate(model: _Model, task: str, place: str, metric: str) -> Json | None:
     entry = model.tasks[task]
     found: Json | None = (entry["groups"] or entry["subsets"]).get(place, {}).get(metric)
     return found
 
 
-def _strata(model: Entrant, task: str, metric: str, entry: Json) -> _Series:
+def _strata(model: _Model, task: str, metric: str, entry: Json) -> _Series:
     strata = model.tasks[task].get("strata", {})
-    return _Series(model.name, tuple(_pooled(strata.get(name, {}), metric) for name in entry["strata"]))
+    return _series(model, (_pooled(strata.get(name, {}), metric) for name in entry["strata"]))
 
 
 def _pooled(subsets: Json, metric: str) -> Json | None:
@@ -172,8 +183,8 @@ def _of_leakage(model: str, run: Run, task: str, found: Json) -> Iterator[Drawin
         yield Drawing(
             f"leakage-ranks-{name}",
             f"{model}, {task}: rank of the published order",
-            f"{ranks.items:,} items by the rank of the published order among the {ranks.orders} orders of their "
-            "options. Where nothing leaked and the publisher shuffled, all ranks are alike: the line, "
+            f"{ranks.items:,} items by the rank of the published order among the {ranks.orders} orders of "
+            "their options. Where nothing leaked and the publisher shuffled, all ranks are alike: the line, "
             "and shaded where 95 % of the columns lie by chance.",
             rank_histogram(ranks),
         )
@@ -186,8 +197,8 @@ def _of_leakage(model: str, run: Run, task: str, found: Json) -> Iterator[Drawin
         yield Drawing(
             f"leakage-flagged-{name}",
             f"{model}, {task}: share flagged, and its null floor",
-            "What each rule flags of the items (dots) and what it flags where nothing leaked (diamonds), in %, "
-            "with 95 % intervals. Only what lies beyond the floor shows anything.",
+            "What each rule flags of the items (dots) and what it flags where nothing leaked (diamonds), "
+            "in %, with 95 % intervals. Only what lies beyond the floor shows anything.",
             excess(flagged),
         )
 
@@ -203,7 +214,7 @@ def bars(places: Sequence[str], series: Sequence[_Series]) -> Figure:
         at = np.arange(len(places)) + (k - (len(series) - 1) / 2) * height
         shown = [(y, e) for y, e in zip(at, one.estimates, strict=True) if e is not None]
         positions, values = [y for y, _ in shown], [100 * e["value"] for _, e in shown]
-        axes.barh(positions, values, 0.85 * height, color=_colour(k), label=_short(one.label))
+        axes.barh(positions, values, 0.85 * height, color=one.colour, label=_short(one.label))
         axes.errorbar(
             values,
             positions,
@@ -232,7 +243,7 @@ def columns(places: Sequence[str], series: Sequence[_Series]) -> Figure:
             [x + 0.06 * (k - (len(series) - 1) / 2) for x, _ in shown],
             [100 * e["value"] for _, e in shown],
             yerr=_errors([e for _, e in shown]),
-            color=_colour(k),
+            color=one.colour,
             marker="o",
             capsize=3,
             label=_short(one.label),
@@ -255,20 +266,20 @@ def radar(places: Sequence[str], series: Sequence[_Series]) -> Figure:
     axes.set_theta_direction(-1)  # type: ignore[attr-defined]
     angles = np.linspace(0, 2 * np.pi, len(places), endpoint=False)
     around = np.append(angles, angles[0])
-    for k, one in enumerate(series):
+    for one in series:
         if None in one.estimates:
             continue
         found = [e for e in (*one.estimates, one.estimates[0]) if e is not None]
         ends = [e["ci95"] or [e["value"]] * 2 for e in found]
         low, high = (np.array([100 * end[side] for end in ends]) for side in (0, 1))
-        axes.fill_between(around, low, high, color=_colour(k), alpha=0.18, linewidth=0)
-        axes.plot(around, [100 * e["value"] for e in found], color=_colour(k), marker="o", markersize=3)
-    for k, one in enumerate(series):
-        axes.plot([], [], color=_colour(k), label=_short(one.label))
+        axes.fill_between(around, low, high, color=one.colour, alpha=0.18, linewidth=0)
+        axes.plot(around, [100 * e["value"] for e in found], color=one.colour, marker="o", markersize=3)
+    for one in series:
+        axes.plot([], [], color=one.colour, label=_short(one.label))
     axes.set_xticks(angles, [_short(place) for place in places])
     axes.set_ylim(bottom=0)
     axes.grid(color=INK, alpha=0.2, linewidth=0.6)
-    axes.tick_params(axis="x", pad=8)
+    axes.tick_params(axis="x", pad=14)
     _legend(figure, axes, series)
     return figure
 
@@ -338,10 +349,6 @@ def _errors(estimates: Sequence[Json]) -> Any:
     ends = [(e["value"], *(e["ci95"] or (e["value"], e["value"]))) for e in estimates]
     values, low, high = np.array(ends, np.float64).reshape(-1, 3).T
     return 100 * np.maximum(0, [values - low, high - values])
-
-
-def _colour(k: int) -> str:
-    return SERIES[k % len(SERIES)]
 
 
 def _short(text: str) -> str:

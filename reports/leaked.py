@@ -10,7 +10,7 @@ from evalkit.reports.runs import Json, Run
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """Ranks of the published order among all orders of an item's options, for items in equally many orders."""
+    """Ranks of the published order among all orders of an item's options, of items in equally many."""
 
     orders: int
     """Orders that were scored of each item."""
@@ -31,9 +31,8 @@ def examined(run: Run) -> Json:
 
 def leads(run: Run, task: str) -> dict[tuple[str, str], Json]:
     """Items there is evidence against, by subset and id: rank, gap, p and false-discovery rate of each."""
-    return {
-        (lead["subset"], lead["sample_id"]): lead for lead in examined(run).get(task, {}).get("leads", ())
-    }
+    found = examined(run).get(task, {}).get("leads", ())
+    return {(lead["subset"], lead["sample_id"]): lead for lead in found}
 
 
 def ranks(run: Run, task: str) -> Ranks | None:

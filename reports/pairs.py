@@ -94,9 +94,8 @@ def _scores(run: Run, task: str) -> dict[tuple[str, str], float]:
         return {}
     import pyarrow.compute as pc
 
-    rows = run.samples.filter(
-        pc.and_(pc.equal(run.samples["task"], task), pc.is_valid(run.samples["correct"]))
-    )
+    mine, judged = pc.equal(run.samples["task"], task), pc.is_valid(run.samples["correct"])
+    rows = run.samples.filter(pc.and_(mine, judged))
     columns = (rows[name].to_pylist() for name in ("subset", "sample_id", "correct"))
     return {(subset, id_): correct for subset, id_, correct in zip(*columns, strict=True)}
 

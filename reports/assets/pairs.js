@@ -39,7 +39,8 @@ function legend(samples, pair) {
       "p",
       {},
       `Difference: A − B in points, mean over ${mean}, with the 95 % interval of the differences from sample to ` +
-        "sample. Where scores are graded, “only A” counts the samples that A scores higher.",
+        "sample. Where scores are graded, “only A” counts the samples that A scores higher. p-values of " +
+        "single subsets are not adjusted for how many there are.",
     ),
   ];
   if (!pair.same_data) {

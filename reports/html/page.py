@@ -65,8 +65,8 @@ def render(tables: Sequence[Table], runs: Sequence[Run]) -> str:
             has_pairs=bool(compared),
             index=compressed({**packed.index, "pairs": compared}),
             chunks=packed.chunks,
-            scripts=[Markup(text) for text in scripts],  # noqa: S704 - our own files
-            styles=[Markup(text) for text in styles],  # noqa: S704
+            scripts=[Markup(text) for text in scripts],
+            styles=[Markup(text) for text in styles],
             policy=_policy(scripts, styles),
         )
     )

@@ -10,7 +10,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from os.path import commonprefix
 from typing import Any
 
 from evalkit.reports import leaked
@@ -40,9 +39,9 @@ class Packed:
 def pack(models: Sequence[Entrant]) -> Packed:
     """Pack the samples of every run that kept them.
 
-    The index has `models`, `runs` (the model of each run id), `tasks`, `items` {`task`, `subset`, `id`}, `rows` {`model`, `item`, `correct`,
-    `prediction`, `target`, `flags`} and `starts`, the first row of each chunk. A chunk is a document
-    {`beginning`, `rows`}: how all its prompts begin, and the texts of each row.
+    The index has `models`, `runs` (the model of each run id), `tasks`, `items` {`task`, `subset`, `id`},
+    `rows` {`model`, `item`, `correct`, `prediction`, `target`, `flags`} and `starts`, the first row of each
+    chunk. A chunk is a document {`beginning`, `rows`}: how all its prompts begin, and the texts of each row.
     """
     index = _Index([model.name for model in models])
     packed = Packed(index.document)
@@ -89,14 +88,9 @@ class _Index:
         return rows
 
     def add(self, model: int, row: Json, flags: int) -> None:
-        values = (
-            model,
-            self._item(row),
-            _number(row["correct"]),
-            _cut(row["prediction"]),
-            _cut(row["target"]),
-        )
-        for column, value in zip(self.rows.values(), (*values, flags), strict=True):
+        texts = (_cut(row["prediction"]), _cut(row["target"]))
+        values = (model, self._item(row), _number(row["correct"]), *texts, flags)
+        for column, value in zip(self.rows.values(), values, strict=True):
             column.append(value)
 
     def _item(self, row: Json) -> int:
@@ -181,8 +175,9 @@ def _beginning(prompts: Sequence[str | None]) -> str:
     texts = [prompt for prompt in prompts if prompt is not None]
     if len(texts) < 2 or len(texts) < len(prompts):
         return ""
-    shared = commonprefix([min(texts), max(texts)])
-    whole_lines = shared[: shared.rfind("\n") + 1]
+    first, last = min(texts), max(texts)
+    n = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    whole_lines = first[: first.rfind("\n", 0, n) + 1]
     return whole_lines if len(whole_lines) >= _SHARED else ""
 
 

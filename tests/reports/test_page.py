@@ -22,7 +22,7 @@ from evalkit.store import RunStore
 from evalkit.types import Outcome
 
 LOAD_S, FILTER_S = 3.0, 0.3
-"""What the page promises with 20,000 samples. Measured times are recorded; a busy machine has ten times that."""
+"""What the page promises of 20,000 samples. Times are recorded; a busy machine has ten times that."""
 
 HOSTILE = {
     "script": "<script>window.hacked = 1</script>",
@@ -365,10 +365,7 @@ def test_hostile_texts_appear_as_text(page: Page, hostile: Path) -> None:
         assert page.section("Reasoning 1") == visible(text)
         assert page.section("Prompt") == visible(text)
         page.js("document.querySelector('dialog').close()")
-    shown = page.js(
-        "return document.querySelector('.list .tabulator-cell[tabulator-field=prediction]').textContent"
-    )
-    assert shown == one_line(HOSTILE["script"])
+    assert page.rows()[0][-3] == one_line(HOSTILE["script"])
     assert page.js("return window.hacked") is None
     assert page.js("return document.querySelectorAll('img').length") == 0
     assert page.complaints() == []
@@ -437,7 +434,8 @@ def test_works_by_keyboard(page: Page, hostile: Path) -> None:
 def test_policy_lets_nothing_else_run_or_load(page: Page, hostile: Path) -> None:
     page.open(hostile)
     page.js(
-        "const s = document.createElement('script'); s.textContent = 'window.hacked = 3'; document.body.append(s)"
+        "const script = document.createElement('script');"
+        "script.textContent = 'window.hacked = 3'; document.body.append(script)"
     )
     assert page.js("return window.hacked") is None
     blocked = page.driver.execute_async_script(
@@ -518,7 +516,6 @@ def test_items_with_evidence_of_a_leak(page: Page, tmp_path: Path) -> None:
     page.choose(show="With evidence of a leak")
     assert [row[2] for row in page.rows()] == [leaked["sample_id"]]
     page.open_sample(leaked["sample_id"])
-    assert "published order ranks 1, gap 3.20" in page.js(
-        "return document.querySelector('dialog').textContent"
-    )
+    text = page.js("return document.querySelector('dialog').textContent")
+    assert "published order ranks 1, gap 3.20" in text
     assert "null floor" in page.js("return document.getElementById('charts').textContent")
