@@ -45,7 +45,8 @@ STYLE: Mapping[str, Any] = {
 _Z = float(special.ndtri((1 + LEVEL) / 2))
 _MOST_BARS = 30
 _WIDTH = 6.4
-_LABEL = 32
+_LABEL = 44
+_SCORE = "score × 100"
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,10 +169,15 @@ def _pooled(subsets: Json, metric: str) -> Json | None:
     if not n:
         return None
     value = sum(one["n"] * one["value"] for one in found) / n
-    if any(one["stderr"] is None for one in found):
-        return {"value": value, "ci95": None, "n": n}
-    half = _Z * float(np.sqrt(sum((one["n"] * one["stderr"]) ** 2 for one in found))) / n
+    half = _Z * float(np.sqrt(sum((one["n"] * _stderr(one)) ** 2 for one in found))) / n
     return {"value": value, "ci95": [max(0.0, value - half), min(1.0, value + half)], "n": n}
+
+
+def _stderr(estimate: Json) -> float:
+    """Standard error; of a single sample, which leaves it undefined, that of its interval."""
+    low, high = estimate["ci95"]
+    known = estimate["stderr"]
+    return float(known) if known is not None else float(high - low) / (2 * _Z)
 
 
 # -- leakage ------------------------------------------------------------------------------------
@@ -229,6 +235,7 @@ def bars(places: Sequence[str], series: Sequence[_Series]) -> Figure:
     axes.set_xlim(left=0)
     axes.grid(axis="x", color=INK, alpha=0.15, linewidth=0.6)
     axes.set_axisbelow(True)
+    axes.set_xlabel(_SCORE)
     axes.tick_params(axis="y", length=0)
     _legend(figure, axes, series)
     return figure
@@ -251,6 +258,7 @@ def columns(places: Sequence[str], series: Sequence[_Series]) -> Figure:
     axes.set_xticks(range(len(places)), [_short(place) for place in places])
     axes.set_xlim(-0.5, len(places) - 0.5)
     axes.set_ylim(bottom=0)
+    axes.set_ylabel(_SCORE)
     axes.grid(axis="y", color=INK, alpha=0.15, linewidth=0.6)
     _legend(figure, axes, series)
     return figure
@@ -277,9 +285,12 @@ def radar(places: Sequence[str], series: Sequence[_Series]) -> Figure:
     for one in series:
         axes.plot([], [], color=one.colour, label=_short(one.label))
     axes.set_xticks(angles, [_short(place) for place in places])
+    for angle, label in zip(angles, axes.get_xticklabels(), strict=True):
+        aside = float(np.sin(angle))
+        label.set_horizontalalignment("center" if abs(aside) < 0.1 else "left" if aside > 0 else "right")
     axes.set_ylim(bottom=0)
     axes.grid(color=INK, alpha=0.2, linewidth=0.6)
-    axes.tick_params(axis="x", pad=14)
+    axes.tick_params(axis="x", pad=4)
     _legend(figure, axes, series)
     return figure
 
@@ -322,7 +333,8 @@ def excess(methods: Mapping[str, Json]) -> Figure:
     axes.set_xlim(left=0)
     axes.grid(axis="x", color=INK, alpha=0.15, linewidth=0.6)
     axes.tick_params(axis="y", length=0)
-    figure.legend(*axes.get_legend_handles_labels(), frameon=False, loc="outside upper left", ncols=2)
+    axes.set_xlabel("% of the items")
+    figure.legend(*axes.get_legend_handles_labels(), frameon=False, loc="outside lower left", ncols=2)
     return figure
 
 
@@ -341,7 +353,7 @@ def _canvas(height: float) -> tuple[Figure, Axes]:
 
 def _legend(figure: Figure, axes: Axes, series: Sequence[_Series]) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    figure.legend(handles, labels, frameon=False, loc="outside upper left", ncols=min(3, len(series)))
+    figure.legend(handles, labels, frameon=False, loc="outside lower left", ncols=min(3, len(series)))
 
 
 def _errors(estimates: Sequence[Json]) -> Any:

@@ -7,10 +7,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from evalkit.errors import UsageError
 from evalkit.reports import figures
 from evalkit.reports.runs import Run
+from evalkit.reports.text import one_line
 
 HAS_MATPLOTLIB = find_spec("matplotlib") is not None
 INSTALL = "pip install 'evalkit[report]'"
@@ -47,6 +49,7 @@ def draw(runs: Sequence[Run], folder: Path) -> list[Path]:
 def _draw(runs: Sequence[Run], folder: Path) -> Iterator[Path]:
     with style():
         for drawing in figures.drawings(runs):
+            drawing.figure.suptitle(one_line(drawing.title), size="medium")
             for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
                 path = folder / f"{drawing.name}.{suffix}"
                 drawing.figure.savefig(path, dpi=_DPI, metadata=metadata)
@@ -61,7 +64,7 @@ def style() -> Iterator[None]:
 
     installed = set(font_manager.get_font_names())
     fonts = [family for family in _FAMILIES if family in installed]
-    ours = {**figures.STYLE, "font.family": fonts, "svg.fonttype": "none", "svg.hashsalt": "evalkit"}
+    ours: Any = {**figures.STYLE, "font.family": fonts, "svg.fonttype": "none", "svg.hashsalt": "evalkit"}
     with mpl.rc_context(ours), warnings.catch_warnings():
         warnings.filterwarnings("ignore", r"(?s).*Glyph .* missing from")
         warnings.filterwarnings("ignore", r"(?s).*Matplotlib currently does not support .* natively")

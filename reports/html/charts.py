@@ -68,8 +68,8 @@ def _restyle(element: ET.Element) -> None:
         if key != "font-family":
             element.set(key, value)
     for key in ("fill", "stroke"):
-        if (value := element.get(key)) in _COLOURS:
-            element.set(key, _COLOURS[value])
+        if ours := _COLOURS.get(element.get(key, "")):
+            element.set(key, ours)
     if element.tag == "text" and "fill" not in element.attrib:
         element.set("fill", "currentColor")
 

@@ -49,13 +49,14 @@ def render(tables: Sequence[Table], runs: Sequence[Run]) -> str:
     """
     models = entrants(runs)
     packed = pack(models)
+    names = ", ".join(model.name for model in models)
     compared = [asdict(pair) for pair in pairs(models)]
     scripts, styles = [_library(), _script()], [_style()]
     return (
         _environment()
         .get_template("page.html.j2")
         .render(
-            title=", ".join(model.name for model in models) or "published results",
+            title=f"Evaluation of {names}" if names else "Published results",
             tables=tables,
             facts=[_facts(model, run) for model in models for run in model.runs],
             charts=list(charts(runs)),

@@ -472,6 +472,48 @@ def test_needs_no_other_file(hostile: Path) -> None:
     assert "Copyright (c) 2015" in text
 
 
+def test_tables_sort_by_keyboard_and_filter(page: Page, tmp_path: Path) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    def column(k: int) -> list[str]:
+        found: list[str] = page.js(
+            "return [...document.querySelectorAll('#scores .tabulator-row')].map("
+            f"row => row.querySelectorAll('.tabulator-cell')[{k}].textContent)"
+        )
+        return found
+
+    file = tmp_path / "published.html"
+    assert cli("report", "--published", "--layout", "orion-base", "-o", file).code == 0
+    page.open(file)
+    assert page.complaints() == []
+    before = column(1)
+    page.js("document.querySelectorAll('#scores .tabulator-header button')[1].focus()")
+    page.press(Keys.ENTER)
+    page.until("document.querySelector('#scores [aria-sort=descending]')")
+    assert column(1) == sorted(before, key=float, reverse=True) != before
+    page.shot("published")
+
+
+def test_heads_of_two_levels_span_their_columns(page: Page, tmp_path: Path) -> None:
+    mock_run(tmp_path / "run", "mmlu,cmmlu,ceval")
+    layout = tmp_path / "two.yaml"
+    layout.write_text(
+        "{title: Two, corner: Model, models: rows, entries: [{key: MMLU, runs: [mmlu]}, "
+        "{key: C-Eval, group: 中文, runs: [ceval]}, {key: CMMLU, group: 中文, runs: [cmmlu]}]}",
+        encoding="utf-8",
+    )
+    file = tmp_path / "two.html"
+    assert cli("report", tmp_path / "run", "--layout", layout, "-o", file).code == 0
+    page.open(file)
+    heads = page.js(
+        "const group = document.querySelector('#scores .tabulator-col-group');"
+        "return [group.querySelector('.tabulator-col-title').textContent, "
+        "...[...group.querySelectorAll('button')].map(b => b.firstChild.textContent)]"
+    )
+    assert heads == ["中文", "C-Eval", "CMMLU"]
+    page.shot("two-levels")
+
+
 def test_without_prompts_says_how_to_keep_them(page: Page, tmp_path: Path) -> None:
     mock_run(tmp_path / "run", "cmmlu")
     page.open(reported(tmp_path / "report.html", tmp_path / "run"))
