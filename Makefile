@@ -32,7 +32,7 @@ bubblewrap: ## What generated programs are shut into
 		|| echo "bubblewrap could not be installed: tests of the sandbox will fail (apt install bubblewrap)" >&2
 
 chromium: ## The browser that tests open reports in, with fonts for Chinese, Japanese, Korean and Arabic
-	@command -v chromium chromedriver >/dev/null \
+	@{ command -v chromium && command -v chromedriver; } >/dev/null \
 		|| { apt-get -qq update && apt-get -qq install -y chromium chromium-driver fonts-noto-cjk fonts-noto-core; } \
 		|| echo "chromium could not be installed: tests of the HTML report will fail (apt install chromium chromium-driver)" >&2
 

@@ -125,12 +125,13 @@ def _of_task(models: Sequence[_Model], task: str) -> Iterator[Drawing]:
             f"{metric} of the {kind}, ×100, with 95 % intervals.",
             bars(list(places), series),
         )
-    if 3 <= len(places) <= _MOST_BARS // 2:
+    whole = [one for one in series if None not in one.estimates]
+    if whole and 3 <= len(places) <= _MOST_BARS // 2:
         yield Drawing(
             f"radar-{slug(task)}",
             f"{task}: profile",
             f"{metric} of the {kind}, ×100; shaded, the 95 % intervals.",
-            radar(list(places), series),
+            radar(list(places), whole),
         )
     if entry.get("strata"):
         yield Drawing(
@@ -265,7 +266,7 @@ def columns(places: Sequence[str], series: Sequence[_Series]) -> Figure:
 
 
 def radar(places: Sequence[str], series: Sequence[_Series]) -> Figure:
-    """A closed line per model over an axis per place, its intervals shaded."""
+    """A closed line per model over an axis per place, its intervals shaded; nothing may be missing."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(_WIDTH, 4.6), layout="constrained")
@@ -275,15 +276,12 @@ def radar(places: Sequence[str], series: Sequence[_Series]) -> Figure:
     angles = np.linspace(0, 2 * np.pi, len(places), endpoint=False)
     around = np.append(angles, angles[0])
     for one in series:
-        if None in one.estimates:
-            continue
         found = [e for e in (*one.estimates, one.estimates[0]) if e is not None]
         ends = [e["ci95"] or [e["value"]] * 2 for e in found]
         low, high = (np.array([100 * end[side] for end in ends]) for side in (0, 1))
         axes.fill_between(around, low, high, color=one.colour, alpha=0.18, linewidth=0)
-        axes.plot(around, [100 * e["value"] for e in found], color=one.colour, marker="o", markersize=3)
-    for one in series:
-        axes.plot([], [], color=one.colour, label=_short(one.label))
+        values = [100 * e["value"] for e in found]
+        axes.plot(around, values, color=one.colour, marker="o", markersize=3, label=_short(one.label))
     axes.set_xticks(angles, [_short(place) for place in places])
     for angle, label in zip(angles, axes.get_xticklabels(), strict=True):
         aside = float(np.sin(angle))

@@ -20,7 +20,7 @@ function sampleDialog(samples, dialog, neighbour) {
   dialog.addEventListener("keydown", (event) => {
     if (event.key === "ArrowLeft" || event.key === "ArrowRight") step(event.key === "ArrowLeft" ? -1 : 1);
   });
-  return { open, row: () => shown };
+  return { open };
 }
 
 function sections(samples, row, detail, open) {

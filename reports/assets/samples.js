@@ -193,10 +193,13 @@ function sampleList(samples, box, selected) {
     node.focus();
   };
   const rows = () => table.getRows().map((row) => row.getElement());
+  // One after the other: the table drops what it is asked for while it waits for rows.
+  let turning = Promise.resolve();
+  const setPage = (page) => (turning = turning.then(() => table.setPage(page)));
   const turn = async (by) => {
     const page = table.getPage() + by;
     if (page < 1 || page > table.getPageMax()) return;
-    await table.setPage(page);
+    await setPage(page);
     focus(by > 0 ? rows()[0] : rows().at(-1));
   };
   box.addEventListener("keydown", async (event) => {
@@ -218,13 +221,13 @@ function sampleList(samples, box, selected) {
   });
   return {
     ready,
-    setPage: (page) => table.setPage(page),
+    setPage,
     page: () => table.getPage() || 1,
     onOpen: (open) => (opened = open),
     /** Turn to the page of a place in the list and put the focus there, for when the sample is closed. */
     reveal: async (place) => {
       const page = 1 + Math.floor(place / PAGE_ROWS);
-      if (page !== table.getPage()) await table.setPage(page);
+      if (page !== table.getPage()) await setPage(page);
       rows().forEach((node, k) => (node.tabIndex = k === place % PAGE_ROWS ? 0 : -1));
     },
     focusCurrent: () => box.querySelector(".tabulator-row[tabindex='0']")?.focus(),

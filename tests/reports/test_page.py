@@ -262,6 +262,19 @@ def test_filters_give_the_rows_of_the_samples(page: Page, big: tuple[Path, Path,
     assert page.count == sum(x < y for x, y in pairs)
 
 
+def test_filters_set_at_once_all_count(page: Page, hostile: Path) -> None:
+    page.open(hostile)
+    page.js(
+        "const {show, model} = document.forms[0].elements;"
+        "for (const [field, value] of [[show, 'errors'], [model, '0'], [model, '1'], [show, 'right']]) {"
+        "  field.value = value; field.dispatchEvent(new Event('change', {bubbles: true}));"
+        "}"
+    )
+    page.until("document.querySelector('[role=status]').textContent.startsWith('0 of')")
+    page.until("!document.querySelector('.list .tabulator-row')")
+    assert page.complaints() == []
+
+
 @pytest.mark.data
 def test_counts_of_a_pair_lead_to_its_samples(page: Page, big: tuple[Path, Path, Path]) -> None:
     page.open(big[0])
