@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 _CONTROLS = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069\u2028\u2029]"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069\u2028\u2029\ud800-\udfff]"
 )
 _MARKDOWN = re.compile(r"[\\`*|<>~\[\]$&]|(?<!\w)_|_(?!\w)|(?<!\S)#")
 """Underscores inside words and number signs behind text are plain to GitHub's Markdown."""
