@@ -169,6 +169,7 @@ function sampleList(samples, box, selected) {
     },
     columns: sampleColumns(samples),
     layout: "fitDataTable",
+    responsiveLayout: "hide",
     renderVertical: "basic",
     pagination: true,
     paginationMode: "remote",
@@ -248,23 +249,25 @@ function entry(samples, row) {
 
 function sampleColumns(samples) {
   const text = (cell) => bdi(cell.getValue() ?? "–");
-  const column = (title, field, formatter = text, width = undefined) => ({
+  // Where there is no room for all, columns with the highest rank go first; the detail view has everything.
+  const column = (title, field, rank, width, formatter = text) => ({
     title,
     field,
     formatter,
     width,
+    responsive: rank,
     titleFormatter: () => el("button", { type: "button" }, title),
     resizable: false,
   });
   return [
-    ...(samples.models.length > 1 ? [column("Model", "model", text, 150)] : []),
-    column("Task", "task", text, 230),
-    column("Subset", "subset", text, 190),
-    column("Id", "id", text, 110),
-    column("Score", "correct", (cell) => mark(samples.rows, cell.getData().row), 90),
-    column("Prediction", "prediction", text, 170),
-    column("Target", "target", text, 170),
-    column("Flags", "flags", (cell) => flagsOf(samples.rows.flags[cell.getData().row]), 150),
+    ...(samples.models.length > 1 ? [column("Model", "model", 3, 150)] : []),
+    column("Task", "task", 4, 230),
+    column("Subset", "subset", 2, 190),
+    column("Id", "id", 0, 110),
+    column("Score", "correct", 0, 90, (cell) => mark(samples.rows, cell.getData().row)),
+    column("Prediction", "prediction", 0, 170),
+    column("Target", "target", 1, 170),
+    column("Flags", "flags", 5, 150, (cell) => flagsOf(samples.rows.flags[cell.getData().row])),
   ];
 }
 
