@@ -158,6 +158,5 @@ def _reproduces(values: NDArray[np.float64], weights: NDArray[np.float64], score
 
 
 def _digest(run: Run, task: str, metric: str, names: Sequence[str], *numbers: NDArray[np.float64]) -> str:
-    what = [task, metric, run.data_hash(task) or "", *names]
-    parts = [*(one.encode("utf-8", "surrogatepass") for one in what), *(n.tobytes() for n in numbers)]
-    return digest(parts)[:16]
+    what = json.dumps([task, metric, run.data_hash(task), names]).encode()
+    return digest([what, *(n.tobytes() for n in numbers)])[:16]

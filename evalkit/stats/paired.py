@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
-from evalkit.stats.intervals import LEVEL, ROUNDING, sandwich
+from evalkit.stats.intervals import LEVEL, ROUNDING, Floats, sandwich
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,21 +49,25 @@ def paired_difference(
     """
     d = np.asarray(a, np.float64) - np.asarray(b, np.float64)
     w = np.ones_like(d) if weights is None else np.asarray(weights, np.float64)
-    cluster_of = np.arange(d.size) if clusters is None else np.unique(clusters, return_inverse=True)[1]
-    if not d.shape == w.shape == cluster_of.shape or d.size < 2:
-        raise ValueError(
-            f"differences {d.shape}, weights {w.shape}, clusters {cluster_of.shape}: at least two, all alike"
-        )
+    cluster_of = None if clusters is None else np.unique(clusters, return_inverse=True)[1]
+    shapes = [one.shape for one in (d, w, cluster_of) if one is not None]
+    if d.ndim != 1 or d.size < 2 or len(set(shapes)) > 1:
+        raise ValueError(f"differences, weights and clusters are {shapes}: at least two, all alike")
     total = float(w.sum())
     mean = float(w @ d) / total
-    about_mean = w * (d - mean)
-    stderr, units = 0.0, d.size
-    for residuals in (np.bincount(cluster_of, weights=about_mean), about_mean, w * d):
+    for residuals in _residuals(d, w, mean, cluster_of):
         stderr, units = sandwich(residuals, total) or 0.0, residuals.size
         if stderr > ROUNDING:
-            break
-    else:
-        return Difference(mean, 0.0, (mean, mean), 1.0, d.size)
-    half = float(special.stdtrit(units - 1, (1 + LEVEL) / 2)) * stderr
-    p = 2 * float(special.stdtr(units - 1, -abs(mean) / stderr))
-    return Difference(mean, stderr, (mean - half, mean + half), p, d.size)
+            half = float(special.stdtrit(units - 1, (1 + LEVEL) / 2)) * stderr
+            p = 2 * float(special.stdtr(units - 1, -abs(mean) / stderr))
+            return Difference(mean, stderr, (mean - half, mean + half), p, d.size)
+    return Difference(mean, 0.0, (mean, mean), 1.0, d.size)
+
+
+def _residuals(d: Floats, w: Floats, mean: float, cluster_of: NDArray[np.intp] | None) -> Iterator[Floats]:
+    """What the spread may be taken from, best first: sums over clusters, samples, samples about 0."""
+    about_mean = w * (d - mean)
+    if cluster_of is not None:
+        yield np.bincount(cluster_of, weights=about_mean)
+    yield about_mean
+    yield w * d
