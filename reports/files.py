@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 from evalkit.errors import UsageError
@@ -24,6 +25,7 @@ def write(file: Path, content: bytes) -> bool:
             partial.chmod(target.stat().st_mode & 0o7777)
         partial.replace(target)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
         raise UsageError(f"{file}: cannot be written ({error.strerror}); name another file") from error
     return True

@@ -53,15 +53,13 @@ def update(file: Path, runs: Sequence[Run], layout: Layout, *, mixed: bool = Fal
         DataError: what the file keeps of earlier runs is damaged.
     """
     content = _content(file)
-    before, block, after = _split(content, file)
-    lines = [to_line(one) for one in merged(_standings(block, file), runs, layout)]
-    # Read back, so that a score is the same whether its run is named now or was named once.
-    board = rank([from_line(line) for line in lines], layout, mixed=mixed)
+    line_end = b"\r\n" if content.partition(b"\n")[0].endswith(b"\r") else b"\n"
+    before, block, after = _split(content, file, line_end)
+    standings = merged(_standings(block, file), runs, layout)
+    board = rank(standings, layout, mixed=mixed)
     shown = markdown.render([table(board, layout, mixed=mixed)])
-    text = "\n".join([BEGIN, "", shown, _STATE, _SCHEMA, *lines, _STATE_END, END])
-    if content.partition(b"\n")[0].endswith(b"\r"):
-        text = text.replace("\n", "\r\n")
-    return board, write(file, before + text.encode() + after)
+    text = "\n".join([BEGIN, "", shown, _STATE, _SCHEMA, *map(to_line, standings), _STATE_END, END])
+    return board, write(file, before + text.encode().replace(b"\n", line_end) + after)
 
 
 def _content(file: Path) -> bytes:
@@ -71,11 +69,11 @@ def _content(file: Path) -> bytes:
         raise UsageError(f"{file}: {error.strerror}; name a Markdown file") from error
 
 
-def _split(content: bytes, file: Path) -> tuple[bytes, bytes, bytes]:
+def _split(content: bytes, file: Path, line_end: bytes) -> tuple[bytes, bytes, bytes]:
     """What stands before, between and behind the markers."""
     markers = list(_MARKER.finditer(content))
     if _NAME not in content:
-        return content + _blank_line_after(content), b"", b"\n"
+        return content + _gap_after(content, line_end), b"", line_end
     if [marker[1] for marker in markers] != [b"begin", b"end"]:
         lines = (str(n) for n, line in enumerate(content.split(b"\n"), 1) if _NAME in line)
         raise UsageError(
@@ -87,10 +85,11 @@ def _split(content: bytes, file: Path) -> tuple[bytes, bytes, bytes]:
     return content[: begin.start()], content[begin.end() : end.start()], content[end.start() + len(END) :]
 
 
-def _blank_line_after(content: bytes) -> bytes:
-    if not content or content.endswith((b"\n\n", b"\n\r\n")):
+def _gap_after(content: bytes, line_end: bytes) -> bytes:
+    """What is lacking for an empty line at the end."""
+    if not content or content.endswith(2 * line_end):
         return b""
-    return b"\n" if content.endswith(b"\n") else b"\n\n"
+    return line_end if content.endswith(line_end) else 2 * line_end
 
 
 def _standings(block: bytes, file: Path) -> list[Standing]:

@@ -39,7 +39,8 @@ class Run:
     @property
     def finished_at(self) -> str | None:
         """UTC time at which it was finished, as ISO 8601 writes it."""
-        return (self.manifest or {}).get("finished_at")
+        finished: str | None = (self.manifest or {}).get("finished_at")
+        return finished
 
     @property
     def date(self) -> str | None:
@@ -60,11 +61,13 @@ class Run:
     def data_hash(self, task: str) -> str | None:
         """Hash of the samples of a task, by resolved name; None where the manifest was not kept."""
         entry = (self.manifest or {}).get("tasks", {}).get(task, {})
-        return entry.get("hashes", {}).get("data")
+        found: str | None = entry.get("hashes", {}).get("data")
+        return found
 
     def verdict(self, task: str) -> Json | None:
         """What `evalkit leakage` concluded of a task, by resolved name."""
-        return self.results.get("leakage", {}).get("tasks", {}).get(task, {}).get("verdict")
+        found: Json | None = self.results.get("leakage", {}).get("tasks", {}).get(task, {}).get("verdict")
+        return found
 
     def caveats(self, task: str) -> Iterator[str]:
         """What must be known to read the score of a task, by resolved name."""

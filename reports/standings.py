@@ -142,7 +142,8 @@ def _made(identity: Sequence[str | None], scores: Iterable[Score]) -> Standing:
 
 def _standing(run: Run, layout: Layout) -> Standing:
     try:
-        return _made(run.identity, _scores(run, layout))
+        # Read back, so that a score is the same whether its run is named now or was named once.
+        return from_line(to_line(_made(run.identity, _scores(run, layout))))
     except ValidationError as error:
         reason = " ".join(str(error).split())
         raise DataError(f"{run.root / 'results.json'}: {reason}; restore the file or run again") from error
@@ -154,10 +155,10 @@ def _scores(run: Run, layout: Layout) -> Iterator[Score]:
         if task["metrics"]:
             yield _score(run, name, next(iter(task["metrics"])), task["metrics"], None, None)
     for entry in layout.entries:
-        name = place(run.tasks, entry) if is_score(entry) else None
-        if name is None or not (entry.metric or entry.category or entry.subset):
+        found = place(run.tasks, entry) if is_score(entry) else None
+        if found is None or not (entry.metric or entry.category or entry.subset):
             continue
-        task = run.tasks[name]
+        task = run.tasks[found]
         scores = task["metrics"]
         if entry.category:
             scores = task["groups"].get(entry.category, {})
@@ -165,7 +166,7 @@ def _scores(run: Run, layout: Layout) -> Iterator[Score]:
             scores = task["subsets"].get(entry.subset, {})
         metric = entry.metric or next(iter(task["metrics"]), None)
         if metric in scores:
-            yield _score(run, name, metric, scores, entry.category, entry.subset)
+            yield _score(run, found, metric, scores, entry.category, entry.subset)
 
 
 def _score(run: Run, name: str, metric: str, scores: Any, category: str | None, subset: str | None) -> Score:

@@ -68,6 +68,6 @@ def _residuals(d: Floats, w: Floats, mean: float, cluster_of: NDArray[np.intp] |
     """What the spread may be taken from, best first: sums over clusters, samples, samples about 0."""
     about_mean = w * (d - mean)
     if cluster_of is not None:
-        yield np.bincount(cluster_of, weights=about_mean)
+        yield np.bincount(cluster_of, weights=about_mean).astype(np.float64)
     yield about_mean
     yield w * d
