@@ -1,1 +1,1 @@
-"""Configuration that ships with evalkit: model presets and task suites, as YAML."""
+"""What ships with evalkit as YAML: model presets, task suites, layouts of tables and published numbers."""

@@ -6,14 +6,15 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from importlib import resources
-from typing import Any
 
 import numpy as np
-import yaml
 
 from evalkit.errors import unknown_name
 from evalkit.leakage.published import outlier_scores, scenario_b
+from evalkit.reports import published
+
+_TABLE = "/leakage"
+"""Which table of a card it is."""
 
 _NOISE_ITEMS = 20_000
 """Items of noise behind a floor: a standard error of 0.3 points."""
@@ -44,22 +45,21 @@ class Card:
 
 def cards() -> dict[str, Card]:
     """Read the published leakage tables that ship with evalkit, by name."""
-    folder = resources.files("evalkit.configs") / "published"
-    files = sorted((f for f in folder.iterdir() if f.name.endswith(".yaml")), key=lambda f: f.name)
-    read = ((f.name.removesuffix(".yaml"), yaml.safe_load(f.read_text("utf-8"))) for f in files)
-    return {name: _card(name, content) for name, content in read if "leakage" in content["tables"]}
+    tables = published.tables()
+    return {
+        name.removesuffix(_TABLE): _card(table) for name, table in tables.items() if name.endswith(_TABLE)
+    }
 
 
-def _card(name: str, content: Mapping[str, Any]) -> Card:
-    table = content["tables"]["leakage"]
+def _card(table: published.Published) -> Card:
     return Card(
-        name=name,
-        source=content["source"],
-        title=table["title"],
-        columns=tuple(table["columns"]),
-        rows={row: tuple(values) for row, values in table["rows"].items()},
-        threshold=table["threshold"],
-        options=table["options"],
+        name=table.name.removesuffix(_TABLE),
+        source=table.source,
+        title=table.more["title"],
+        columns=table.columns,
+        rows={row: tuple(map(float, cells)) for row, cells in table.rows.items()},
+        threshold=float(table.more["threshold"]),
+        options=int(table.more["options"]),
     )
 
 

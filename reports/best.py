@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from evalkit.reports.comparison import Scored, gap, units
+from evalkit.reports.comparison import Scored, gap, half_width, units
 from evalkit.reports.layouts import Entry, Layout
 from evalkit.reports.table import Cell
 
@@ -55,11 +55,12 @@ def _emphasised(entry: Entry, direction: str, models: Sequence[Model], k: int, t
 
 
 def _scored(one: _Competitor, entry: Entry) -> Scored:
-    cell, scale = one.cell, entry.scale
-    ci95 = (cell.ci95[0] / scale, cell.ci95[1] / scale) if cell.ci95 else None
-    task = cell.protocol
-    run = one.model.entrant.find(task) if one.model.entrant and task else None
-    if run is None or task is None or entry.category or entry.leakage is not None:
-        return Scored(one.value / scale, ci95)
-    metric = entry.metric or next(iter(run.tasks[task]["metrics"]))
-    return Scored(one.value / scale, ci95, units(run, task, metric, entry.subset))
+    cell, value = one.cell, one.value / entry.scale
+    run = one.model.entrant.find(cell.protocol) if one.model.entrant and cell.protocol else None
+    if run is None or cell.protocol is None:
+        return Scored(value, 0.0)
+    half = half_width(cell.ci95) / entry.scale
+    if entry.category or entry.leakage is not None:
+        return Scored(value, half)
+    metric = entry.metric or next(iter(run.tasks[cell.protocol]["metrics"]))
+    return Scored(value, half, units(run, cell.protocol, metric, entry.subsets, value))

@@ -67,8 +67,8 @@ class Scored:
 
     value: float
     """A fraction, like all of this."""
-    ci95: tuple[float, float] | None = None
-    """None for a value without error, such as a published one."""
+    half: float
+    """Half the width of its 95 % interval: 0 for a value known without error, infinite where unknown."""
     units: Units | None = None
 
 
@@ -91,15 +91,16 @@ def gap(a: Scored, b: Scored) -> Gap:
     if a.units and b.units and a.units.of == b.units.of:
         found = paired_difference(a.units.values, b.units.values, weights=a.units.weights)
         return Gap(a.value - b.value, (found.ci95[1] - found.ci95[0]) / 2)
-    return Gap(a.value - b.value, math.hypot(_half(a), _half(b)))
+    return Gap(a.value - b.value, math.hypot(a.half, b.half))
 
 
-def _half(score: Scored) -> float:
-    return (score.ci95[1] - score.ci95[0]) / 2 if score.ci95 else 0.0
+def half_width(interval: Sequence[float] | None) -> float:
+    """Half the width of an interval; infinite where there is none."""
+    return (interval[1] - interval[0]) / 2 if interval else math.inf
 
 
-def units(run: Run, task: str, metric: str, subset: str | None = None) -> Units | None:
-    """What a run's score in a metric is made of, on a whole task or on one of its subsets.
+def units(run: Run, task: str, metric: str, subsets: Sequence[str], value: float) -> Units | None:
+    """What a run's score in a metric is made of.
 
     None where that was not kept, and where the score is no weighted mean of what was (macro-F1, averages
     of categories).
@@ -108,18 +109,16 @@ def units(run: Run, task: str, metric: str, subset: str | None = None) -> Units 
         run: the run.
         task: resolved name.
         metric: name of the metric.
-        subset: name of the subset; None takes all.
+        subsets: names of the subsets it is a score of; none for all.
+        value: the score, a fraction.
     """
-    entry = run.tasks[task]
-    found = entry["subsets"].get(subset, {}) if subset else entry["metrics"]
-    if metric not in found:
-        return None
-    if subset or len(entry["subsets"]) == 1:
-        names, values, sizes = _samples(run, task, metric, subset)
+    chosen = subsets or tuple(run.tasks[task]["subsets"])
+    if len(chosen) == 1:
+        names, values, sizes = _samples(run, task, metric, chosen[0])
     else:
-        names, values, sizes = _subsets(entry["subsets"], metric)
+        names, values, sizes = _subsets(run.tasks[task]["subsets"], metric, chosen)
     for weights in (sizes, np.ones(len(sizes))):
-        if len(values) > 1 and _reproduces(values, weights, found[metric]["value"]):
+        if len(values) > 1 and _reproduces(values, weights, value):
             return Units(_digest(run, task, metric, names, sizes, weights), values, weights)
     return None
 
@@ -128,22 +127,21 @@ _Parts = tuple[list[str], NDArray[np.float64], NDArray[np.float64]]
 _NOTHING: _Parts = ([], np.empty(0), np.empty(0))
 
 
-def _subsets(entries: Json, metric: str) -> _Parts:
+def _subsets(entries: Json, metric: str, chosen: Sequence[str]) -> _Parts:
     """Names, scores and sizes."""
-    found = {name: metrics[metric] for name, metrics in entries.items() if metric in metrics}
+    found = {name: entries[name][metric] for name in chosen if metric in entries.get(name, {})}
     values = np.array([one["value"] for one in found.values()], np.float64)
     return list(found), values, np.array([one["n"] for one in found.values()], np.float64)
 
 
-def _samples(run: Run, task: str, metric: str, subset: str | None) -> _Parts:
+def _samples(run: Run, task: str, metric: str, subset: str) -> _Parts:
     """Ids, scores and a size of 1 each."""
     import pyarrow.compute as pc
 
     if run.sample_scores is None:
         return _NOTHING
     rows = run.sample_scores.filter(pc.equal(run.sample_scores["task"], task))
-    if subset:
-        rows = rows.filter(pc.equal(rows["subset"], subset))
+    rows = rows.filter(pc.equal(rows["subset"], subset))
     if metric == next(iter(run.tasks[task]["metrics"])):
         scores = rows["correct"].to_pylist()
     else:

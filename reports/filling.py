@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import fnmatch
+import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from evalkit.errors import UsageError
 from evalkit.reports import best, published
+from evalkit.reports.comparison import half_width
 from evalkit.reports.layouts import Entry, Label, Language, Layout
 from evalkit.reports.published import Published
 from evalkit.reports.runs import Entrant, Run, entrants
@@ -64,7 +66,7 @@ def fill(
     if not mixed:
         _refuse_mixtures(entries, of_models, places)
     models = [
-        *(_printed(card, entries, layout) if card else ()),
+        *(_printed(card, entries, layout, language) if card else ()),
         *(_measured(one, entries, its, layout) for one, its in zip(of_models, places, strict=True)),
     ]
     headings = tuple(_heading(entry, language) for entry in entries)
@@ -179,16 +181,32 @@ def _cell(entrant: Entrant, entry: Entry, name: str | None, digits: int) -> Cell
         return MISSING
     if entry.leakage is not None:
         return _flagged(run, entry, name, digits)
-    task = run.tasks[name]
-    scores = task["metrics"]
-    if entry.category:
-        scores = task["groups"].get(entry.category, {})
-    if entry.subset:
-        scores = task["subsets"].get(entry.subset, {})
-    metric = entry.metric or next(iter(scores), None)
-    if metric not in scores:
+    found = estimate(run.tasks[name], entry)
+    if found is None:
         return replace(MISSING, notes=(f"{name} has no score here",))
-    return _score(run, name, scores[metric], entry.scale, digits, tuple(_caveats(run, name)))
+    return _score(run, name, found, entry.scale, digits, tuple(_caveats(run, name)))
+
+
+def estimate(task: Json, entry: Entry) -> Json | None:
+    """The metric of an entry over what it asks for; None where the task lacks it."""
+    parts = [task["metrics"]]
+    if entry.category:
+        parts = [task["groups"].get(entry.category, {})]
+    if entry.subsets:
+        parts = [task["subsets"].get(subset, {}) for subset in entry.subsets]
+    metric = entry.metric or next(iter(parts[0]), None)
+    if not all(metric in part for part in parts):
+        return None
+    estimates: list[Json] = [part[metric] for part in parts]
+    if entry.average and entry.average != task["average"]:
+        return {"value": task["averages"][entry.average][metric], "n": estimates[0]["n"]}
+    if len(estimates) > 1:
+        value = sum(one["value"] for one in estimates) / len(estimates)
+        # Subsets share no samples.
+        half = math.hypot(*(half_width(one["ci95"]) for one in estimates)) / len(estimates)
+        interval = (max(0.0, value - half), min(1.0, value + half))
+        return {"value": value, "ci95": interval, "n": sum(one["n"] for one in estimates)}
+    return estimates[0]
 
 
 def _score(run: Run, name: str, estimate: Json, scale: float, digits: int, notes: tuple[str, ...]) -> Cell:
@@ -243,14 +261,22 @@ def _mean(cells: Sequence[Cell], digits: int) -> Cell:
 # -- published numbers --------------------------------------------------------------------------
 
 
-def _printed(card: Published, entries: Sequence[Entry], layout: Layout) -> Iterator[Model]:
-    """Models of a published table; an entry that it lacks stays empty."""
+def _printed(
+    card: Published, entries: Sequence[Entry], layout: Layout, language: Language
+) -> Iterator[Model]:
+    """Models of a published table, and what was added to them; an entry that it lacks stays empty."""
     by_model = card.rows if layout.models == "rows" else _columns(card)
     names = card.columns if layout.models == "rows" else tuple(card.rows)
     for model, texts in by_model.items():
         printed = dict(zip(names, texts, strict=True))
         yield Model(
-            Heading(model), tuple(_printed_cell(printed.get(entry.key), entry, card) for entry in entries)
+            Heading(card.names.get(model, model)),
+            tuple(_printed_cell(printed.get(entry.key), entry, card, language) for entry in entries),
+        )
+    for line in card.added:
+        yield Model(
+            Heading(line.label.text(language), notes=(line.note.text(language),)),
+            tuple(_added_cell(line.cells.get(entry.key)) for entry in entries),
         )
 
 
@@ -258,22 +284,30 @@ def _columns(card: Published) -> dict[str, tuple[str, ...]]:
     return {column: tuple(cells[j] for cells in card.rows.values()) for j, column in enumerate(card.columns)}
 
 
-def _printed_cell(text: str | None, entry: Entry, card: Published) -> Cell:
+def _printed_cell(text: str | None, entry: Entry, card: Published, language: Language) -> Cell:
     if text is None or text in ("", "-"):
         return MISSING
     if entry.text:
         return Cell(text, "label")
     marks = "".join(mark for mark in card.marks if text.endswith(mark))
     number = text.removesuffix(marks)
-    notes = tuple(card.marks[mark] for mark in marks)
+    notes = tuple(card.marks[mark].text(language) for mark in marks)
     return Cell(number, "published", float(number), source=card.source, notes=notes)
+
+
+def _added_cell(text: str | None) -> Cell:
+    return Cell(text, "computed", float(text)) if text else MISSING
 
 
 # -- headings and notes -------------------------------------------------------------------------
 
 
 def _heading(entry: Entry, language: Language) -> Heading:
-    return Heading(entry.label.text(language), entry.group.text(language) if entry.group else None)
+    return Heading(
+        entry.label.text(language),
+        entry.group.text(language) if entry.group else None,
+        tuple(note.text(language) for note in entry.notes),
+    )
 
 
 def _with_protocol(heading: Heading, k: int, places: Sequence[Sequence[str | None]]) -> Heading:
@@ -281,7 +315,7 @@ def _with_protocol(heading: Heading, k: int, places: Sequence[Sequence[str | Non
     name = next((of_run[k] for of_run in places if of_run[k]), None)
     if name is None or name in heading.label:
         return heading
-    return replace(heading, notes=(f"runs: {name}",))
+    return replace(heading, notes=(*heading.notes, f"runs: {name}"))
 
 
 def _with_protocols(model: Model) -> Model:
@@ -307,7 +341,7 @@ def _notes(
     yield from (note.text(language) for note in layout.notes)
     if card:
         yield f"Published: {card.card}, {card.where}, {card.source}"
-        yield from card.notes
+        yield from (note.text(language) for note in card.notes)
     if of_models:
         ids = (f"{one.name} = {', '.join(run.run_id for run in one.runs)}" for one in of_models)
         yield f"Runs: {'; '.join(ids)}. Intervals are 95 %."

@@ -52,8 +52,10 @@ class Entry(_Part):
     """Metric of those tasks; by default their first."""
     category: str | None = None
     """Category of those tasks instead of the whole."""
-    subset: str | None = None
-    """Subset of those tasks instead of the whole."""
+    subsets: tuple[str, ...] = ()
+    """Subsets of those tasks instead of the whole; of several, the mean."""
+    average: Literal["macro", "micro"] | None = None
+    """How subsets make up the whole; by default as the protocol says."""
     mean_of: tuple[str, ...] = ()
     """Keys of entries this is the mean of; for runs it is computed, and missing if one of them is."""
     model: Literal["dtype", "backend", "memory_gb"] | None = None
@@ -68,6 +70,8 @@ class Entry(_Part):
     """Which value is emphasised; by default the layout's."""
     text: bool = False
     """Whether its cells are words."""
+    notes: tuple[Label, ...] = ()
+    """Footnotes of its heading."""
 
     @model_validator(mode="before")
     @classmethod
@@ -123,6 +127,8 @@ def load(name: str) -> Layout:
             return _parse(path.stem, path.read_text("utf-8"), name)
         except OSError as error:
             raise UsageError(f"--layout {name}: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise UsageError(f"--layout {name}: not UTF-8 text: {error}") from error
     known = layouts()
     if name not in known:
         raise unknown_name("layout", name, known)

@@ -151,8 +151,8 @@ def table(board: Board, layout: Layout, *, mixed: bool = False) -> Table:
 def _heading(entry: Entry, k: int, board: Board, mixed: bool) -> Heading:
     """With the protocol, where all models have the same."""
     score = next(score for one in board.places if (score := one.scores[k]))
-    of = f"{score.category or score.subset}, " if score.category or score.subset else ""
-    what = f"{score.task}: {of}{score.metric}, {score.average} average"
+    part = "".join(f"{name}, " for name in (score.category, *score.subsets) if name)
+    what = f"{score.task}: {part}{score.metric}, {score.average} average"
     return Heading(entry.label.en, entry.group.en if entry.group else None, () if mixed else (what,))
 
 

@@ -11,6 +11,18 @@ from typing import Any
 import yaml
 
 from evalkit.errors import unknown_name
+from evalkit.reports.layouts import Label
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """A line beside the models of a card that its authors did not print."""
+
+    label: Label
+    note: Label
+    """What it is."""
+    cells: Mapping[str, str]
+    """Numbers by name of the benchmark."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,10 +40,14 @@ class Published:
     columns: tuple[str, ...]
     rows: Mapping[str, tuple[str, ...]]
     """Cells as printed, without emphasis, one per column; marks such as `*` stand behind the number."""
-    marks: Mapping[str, str]
+    names: Mapping[str, str]
+    """Names of models as printed, where the card gives one name to several lines."""
+    marks: Mapping[str, Label]
     """What marks behind numbers mean."""
-    notes: tuple[str, ...]
+    notes: tuple[Label, ...]
     """What a reader should know of these numbers, for example that they contradict others."""
+    added: tuple[Added, ...]
+    """What belongs beside these numbers, for example what a rule flags where nothing leaked."""
     more: Mapping[str, Any]
     """Further facts that some tables have, for example the threshold of a leakage rule."""
 
@@ -76,7 +92,13 @@ def _table(name: str, card: Mapping[str, Any], content: dict[str, Any]) -> Publi
         where=content.pop("where"),
         columns=columns,
         rows={label: tuple(cells) for label, cells in rows.items()},
-        marks=content.pop("marks", {}),
-        notes=tuple(content.pop("notes", ())),
+        names=content.pop("names", {}),
+        marks={mark: Label.model_validate(text) for mark, text in content.pop("marks", {}).items()},
+        notes=tuple(map(Label.model_validate, content.pop("notes", ()))),
+        added=tuple(map(_added, content.pop("added", ()))),
         more=content,
     )
+
+
+def _added(line: Mapping[str, Any]) -> Added:
+    return Added(Label.model_validate(line["label"]), Label.model_validate(line["note"]), line["cells"])

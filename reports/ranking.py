@@ -106,7 +106,7 @@ def _headlines(standings: Sequence[Standing]) -> list[Entry]:
             (score.task, score.metric)
             for standing in standings
             for score in standing.scores
-            if score.headline and not score.category and not score.subset
+            if score.headline and score.standard and not score.category and not score.subsets
         }
     )
     short = [f"{task.partition('@')[0]} {metric}" for task, metric in found]

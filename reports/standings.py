@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from evalkit.errors import DataError
-from evalkit.reports.comparison import Scored, Units, units
-from evalkit.reports.filling import place
-from evalkit.reports.layouts import Entry, Layout
+from evalkit.reports.comparison import Scored, Units, half_width, units
+from evalkit.reports.filling import estimate, place
+from evalkit.reports.layouts import Entry, Label, Layout
 from evalkit.reports.runs import Run
 
 
@@ -27,10 +27,13 @@ class Score(_Kept):
     """Resolved name."""
     metric: str
     category: str | None = None
-    subset: str | None = None
-    headline: bool
-    """Whether it is what the task reports first, on the whole benchmark."""
+    subsets: tuple[str, ...] = ()
     average: str
+    """How subsets make up the whole."""
+    headline: bool
+    """Whether it is of the metric that the task reports first."""
+    standard: bool = True
+    """Whether the average is the protocol's."""
     value: float
     """A fraction."""
     ci95: tuple[float, float] | None
@@ -56,12 +59,12 @@ class Score(_Kept):
     @cached_property
     def scored(self) -> Scored:
         """The same, ready to be compared."""
-        return Scored(self.value, self.ci95, Units.unpack(self.units) if self.units else None)
+        return Scored(self.value, half_width(self.ci95), Units.unpack(self.units) if self.units else None)
 
     @property
     def place(self) -> tuple[str, ...]:
         """What it is a score of."""
-        return self.task, self.metric, self.category or "", self.subset or ""
+        return self.task, self.metric, self.average, self.category or "", *self.subsets
 
     @property
     def age(self) -> tuple[str, str]:
@@ -85,10 +88,11 @@ class Standing(_Kept):
 
     def find(self, task: str | None, entry: Entry) -> Score | None:
         """The score that an entry takes from a task."""
-        wanted = (task, entry.category, entry.subset)
+        wanted = (task, entry.category, entry.subsets)
         for score in self.scores:
-            if (score.task, score.category, score.subset) == wanted and (
-                score.metric == entry.metric or (entry.metric is None and score.headline)
+            if (score.task, score.category, score.subsets) == wanted and (
+                (score.headline if entry.metric is None else score.metric == entry.metric)
+                and (score.standard if entry.average is None else score.average == entry.average)
             ):
                 return score
         return None
@@ -151,37 +155,33 @@ def _standing(run: Run, layout: Layout) -> Standing:
 
 def _scores(run: Run, layout: Layout) -> Iterator[Score]:
     """Headline scores of every task, then what else the layout asks for."""
-    for name, task in run.tasks.items():
-        if task["metrics"]:
-            yield _score(run, name, next(iter(task["metrics"])), task["metrics"], None, None)
-    for entry in layout.entries:
-        found = place(run.tasks, entry) if is_score(entry) else None
-        if found is None or not (entry.metric or entry.category or entry.subset):
-            continue
-        task = run.tasks[found]
-        scores = task["metrics"]
-        if entry.category:
-            scores = task["groups"].get(entry.category, {})
-        if entry.subset:
-            scores = task["subsets"].get(entry.subset, {})
-        metric = entry.metric or next(iter(task["metrics"]), None)
-        if metric in scores:
-            yield _score(run, found, metric, scores, entry.category, entry.subset)
+    headline = Entry(key="", label=Label(en="", zh=""))
+    wanted = [(name, headline) for name in run.tasks]
+    wanted += [
+        (name, entry) for entry in layout.entries if is_score(entry) and (name := place(run.tasks, entry))
+    ]
+    for name, entry in wanted:
+        found = estimate(run.tasks[name], entry)
+        if found is not None:
+            yield _score(run, name, entry, found)
 
 
-def _score(run: Run, name: str, metric: str, scores: Any, category: str | None, subset: str | None) -> Score:
-    estimate, verdict = scores[metric], run.verdict(name)
-    its = None if category else units(run, name, metric, subset)
+def _score(run: Run, name: str, entry: Entry, found: Mapping[str, Any]) -> Score:
+    task, verdict = run.tasks[name], run.verdict(name)
+    first = next(iter(task["metrics"]))
+    metric, average = entry.metric or first, entry.average or task["average"]
+    its = None if entry.category else units(run, name, metric, entry.subsets, found["value"])
     return Score(
         task=name,
         metric=metric,
-        category=category,
-        subset=subset,
-        headline=metric == next(iter(run.tasks[name]["metrics"])),
-        average=run.tasks[name]["average"],
-        value=estimate["value"],
-        ci95=estimate.get("ci95"),
-        n=estimate["n"],
+        category=entry.category,
+        subsets=entry.subsets,
+        average=average,
+        headline=metric == first,
+        standard=average == task["average"],
+        value=found["value"],
+        ci95=found.get("ci95"),
+        n=found["n"],
         run_id=run.run_id,
         finished_at=run.finished_at,
         data=run.data_hash(name),

@@ -362,7 +362,7 @@ class TestTable:
                 "entries": [
                     {"key": "Hard", "runs": ["cmmlu"], "category": "All of it"},
                     {"key": "Half", "runs": ["cmmlu"], "metric": "half", "group": "G"},
-                    {"key": "Law", "runs": ["cmmlu"], "subset": "law"},
+                    {"key": "Law", "runs": ["cmmlu"], "subsets": ["law"]},
                     {"key": "Low", "runs": ["cmmlu"], "best": "lower"},
                     {"key": "Mean", "mean_of": ["Hard", "Law"]},
                     {"key": "Memory", "model": "memory_gb"},

@@ -283,7 +283,7 @@ def hostile(tmp_path: Path) -> Table:
             "notes": [HOSTILE, "1. one", "- two", "===", "+ three"],
             "entries": [
                 {"key": "x", "label": HOSTILE, "group": HOSTILE, "runs": ["*"]},
-                {"key": "=1+1", "runs": ["*"], "subset": "s"},
+                {"key": "=1+1", "runs": ["*"], "subsets": ["s"]},
                 {"key": "[0pt]", "model": "dtype"},
             ],
         }
