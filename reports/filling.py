@@ -8,6 +8,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from evalkit.errors import UsageError
 from evalkit.reports import best, published
 from evalkit.reports.comparison import half_width
@@ -15,6 +17,7 @@ from evalkit.reports.layouts import Entry, Label, Language, Layout
 from evalkit.reports.published import Published
 from evalkit.reports.runs import Entrant, Run, entrants
 from evalkit.reports.table import MISSING, Cell, Heading, Row, Table, transposed
+from evalkit.stats.intervals import clustered_mean
 
 Json = Mapping[str, Any]
 
@@ -199,7 +202,7 @@ def estimate(task: Json, entry: Entry) -> Json | None:
         return None
     estimates: list[Json] = [part[metric] for part in parts]
     if entry.average and entry.average != task["average"]:
-        return {"value": task["averages"][entry.average][metric], "n": estimates[0]["n"]}
+        return _averaged(task, entry.average, metric)
     if len(estimates) > 1:
         value = sum(one["value"] for one in estimates) / len(estimates)
         # Subsets share no samples.
@@ -207,6 +210,18 @@ def estimate(task: Json, entry: Entry) -> Json | None:
         interval = (max(0.0, value - half), min(1.0, value + half))
         return {"value": value, "ci95": interval, "n": sum(one["n"] for one in estimates)}
     return estimates[0]
+
+
+def _averaged(task: Json, average: str, metric: str) -> Json:
+    """The whole under another average than the protocol's, with the interval of its subsets as clusters."""
+    parts = [part[metric] for part in task["subsets"].values() if metric in part]
+    value, n = task["averages"][average][metric], sum(part["n"] for part in parts)
+    weights = [part["n"] if average == "micro" else 1 for part in parts]
+    if len(parts) > 1:
+        found = clustered_mean([part["value"] for part in parts], np.arange(len(parts)), weights)
+        if math.isclose(found.value, value, abs_tol=1e-9):
+            return {"value": value, "ci95": found.ci95, "n": n}
+    return {"value": value, "n": n}
 
 
 def _score(run: Run, name: str, estimate: Json, scale: float, digits: int, notes: tuple[str, ...]) -> Cell:

@@ -156,13 +156,10 @@ def _standing(run: Run, layout: Layout) -> Standing:
 def _scores(run: Run, layout: Layout) -> Iterator[Score]:
     """Headline scores of every task, then what else the layout asks for."""
     headline = Entry(key="", label=Label(en="", zh=""))
-    wanted = [(name, headline) for name in run.tasks]
-    wanted += [
-        (name, entry) for entry in layout.entries if is_score(entry) and (name := place(run.tasks, entry))
-    ]
+    wanted: list[tuple[str | None, Entry]] = [(name, headline) for name in run.tasks]
+    wanted += [(place(run.tasks, entry), entry) for entry in layout.entries if is_score(entry)]
     for name, entry in wanted:
-        found = estimate(run.tasks[name], entry)
-        if found is not None:
+        if name and (found := estimate(run.tasks[name], entry)):
             yield _score(run, name, entry, found)
 
 

@@ -118,7 +118,13 @@ def _entry(name: str, subsets: Mapping[str, Scores], average: str) -> dict[str, 
             for subset, scores in scored.items()
             if scores
         },
-        "averages": {},
+        "averages": {
+            "micro": {"acc": values.mean(), "half": values.mean() / 2},
+            "macro": {
+                "acc": (macro := np.mean([np.mean(x) for x in scored.values() if x])),
+                "half": macro / 2,
+            },
+        },
         "counters": {"samples": n, "errors": n - len(values), **dict.fromkeys(counters, 0)},
     }
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -20,7 +22,7 @@ from rich.console import Console
 from evalkit.errors import DataError, RunInterrupted
 from evalkit.reports import text
 from evalkit.reports.filling import fill
-from evalkit.reports.layouts import DEFAULT, Layout, load
+from evalkit.reports.layouts import DEFAULT, Entry, Layout, load
 from evalkit.reports.renderers import FORMATS, terminal
 from evalkit.reports.runs import entrants, open_runs, unique_names
 from evalkit.reports.table import Table
@@ -263,6 +265,19 @@ class TestTies:
         runs = [write_run(tmp_path / name, FEW, name) for name in "ab"]
         assert bold(tables(*runs)) == [[True, True]] * 2
 
+    @pytest.mark.parametrize(("average", "other"), [("macro", "micro"), ("micro", "macro")])
+    def test_under_another_average_are_those_of_its_own_protocol(
+        self, tmp_path: Path, average: str, other: str
+    ) -> None:
+        """What a layout averages otherwise has the interval that the protocol would have given it."""
+        subsets = {"s": right(0.5, 30), "t": right(0.7, 300), "u": right(0.2, 80)}
+        entries = [{"key": "x", "runs": ["gsm8k"], "average": other}]
+        layout = Layout(**{**DEFAULT.model_dump(), "entries": entries})
+        runs = [write_run(tmp_path / one, {GSM8K: subsets}, average=one) for one in (average, other)]
+        mine, theirs = (tables(run, layout=layout).rows[0].cells[0] for run in runs)
+        assert mine.value == pytest.approx(theirs.value)
+        assert mine.ci95 == pytest.approx(theirs.ci95)
+
     def test_need_two_models(self, tmp_path: Path) -> None:
         assert bold(tables(write_run(tmp_path / "a", FEW), ties=True)) == [[False]] * 2
 
@@ -402,6 +417,27 @@ class TestEscapes:
         assert not re.search("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\ud800-\udfff]", line)
         assert text.one_line(line) == line
         line.encode()
+
+
+class TestDocumentation:
+    PAGE = (Path(__file__).parents[2] / "docs/reports.md").read_text("utf-8")
+
+    def test_has_a_layout_that_loads(self, tmp_path: Path) -> None:
+        (tmp_path / "mine.yaml").write_text(self.PAGE.split("```yaml\n")[1].split("```")[0], "utf-8")
+        assert len(load(str(tmp_path / "mine.yaml")).entries) == 6
+
+    def test_explains_every_key(self) -> None:
+        explained = re.findall(r"^\| `(\w+)` \|", self.PAGE.split("The keys of an entry")[1], re.MULTILINE)
+        assert explained[: len(Entry.model_fields)] == list(Entry.model_fields)
+
+
+def test_the_benchmark_runs(tmp_path: Path) -> None:
+    script = Path(__file__).parents[2] / "benchmarks/report_tables.py"
+    sizes = "--runs 3 --tasks 2 --samples 40 --repeats 1".split()
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
+    command = [sys.executable, str(script), *sizes, "--out", str(tmp_path)]
+    subprocess.run(command, check=True, capture_output=True, timeout=60, env=environment)
+    assert json.loads((tmp_path / "report_tables.json").read_text())["medians"].keys() >= {"md", "md, ties"}
 
 
 class TestFormats:
