@@ -197,7 +197,7 @@ def estimate(task: Json, entry: Entry) -> Json | None:
         parts = [task["groups"].get(entry.category, {})]
     if entry.subsets:
         parts = [task["subsets"].get(subset, {}) for subset in entry.subsets]
-    metric = entry.metric or next(iter(parts[0]), None)
+    metric = entry.metric or next(iter(parts[0]), "")
     if not all(metric in part for part in parts):
         return None
     estimates: list[Json] = [part[metric] for part in parts]

@@ -433,7 +433,7 @@ class TestDocumentation:
 
 def test_the_benchmark_runs(tmp_path: Path) -> None:
     script = Path(__file__).parents[2] / "benchmarks/report_tables.py"
-    sizes = "--runs 3 --tasks 2 --samples 40 --repeats 1".split()
+    sizes = ["--runs", "3", "--tasks", "2", "--samples", "40", "--repeats", "1"]
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONSAFEPATH"}
     command = [sys.executable, str(script), *sizes, "--out", str(tmp_path)]
     subprocess.run(command, check=True, capture_output=True, timeout=60, env=environment)
