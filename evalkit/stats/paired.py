@@ -61,7 +61,7 @@ def paired_difference(
             half = float(special.stdtrit(units - 1, (1 + LEVEL) / 2)) * stderr
             p = 2 * float(special.stdtr(units - 1, -abs(mean) / stderr))
             return Difference(mean, stderr, (mean - half, mean + half), p, d.size)
-    return Difference(mean, 0.0, (mean, mean), 1.0, d.size)
+    return Difference(0.0, 0.0, (0.0, 0.0), 1.0, d.size)
 
 
 def _residuals(d: Floats, w: Floats, mean: float, cluster_of: NDArray[np.intp] | None) -> Iterator[Floats]:
