@@ -1,4 +1,4 @@
-"""`evalkit report` and `evalkit leaderboard`: tables and pages from finished runs."""
+"""`evalkit report`: tables and pages from finished runs."""
 
 from __future__ import annotations
 

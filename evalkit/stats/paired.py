@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
-from evalkit.stats.intervals import LEVEL, sandwich
+from evalkit.stats.intervals import LEVEL, ROUNDING, Floats, sandwich
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,20 +26,22 @@ class Difference:
 
 
 def paired_difference(
-    a: ArrayLike, b: ArrayLike, clusters: ArrayLike, weights: ArrayLike | None = None
+    a: ArrayLike, b: ArrayLike, clusters: ArrayLike | None = None, weights: ArrayLike | None = None
 ) -> Difference:
     """Difference of two weighted means over the same samples, which are independent between clusters only.
 
     The spread is that of the differences a_i - b_i, so that what makes a sample hard for both cancels.
     With C > 1 clusters the interval is Student's with C - 1 degrees of freedom and the standard error that of
-    `clustered_mean`; with one cluster, the samples are taken as independent.
+    `clustered_mean`. Where the clusters tell nothing of the spread (there is one, or all differ by the same)
+    the samples are taken as independent; where those differ by the same too, the spread is taken about no
+    difference, for a standard error of 0 would claim certainty after two samples.
 
     Source: Miller, "Adding Error Bars to Evals", arXiv:2411.00640, section 4.2.
 
     Args:
         a: score of each sample with one model, shape (n,).
         b: the same with the other.
-        clusters: cluster of each sample, shape (n,).
+        clusters: cluster of each sample, shape (n,); None takes the samples as independent.
         weights: weight of each sample, shape (n,); None weighs all alike.
 
     Raises:
@@ -47,20 +49,25 @@ def paired_difference(
     """
     d = np.asarray(a, np.float64) - np.asarray(b, np.float64)
     w = np.ones_like(d) if weights is None else np.asarray(weights, np.float64)
-    _, cluster_of = np.unique(np.asarray(clusters), return_inverse=True)
-    if not d.shape == w.shape == cluster_of.shape or d.size < 2:
-        raise ValueError(
-            f"differences {d.shape}, weights {w.shape}, clusters {cluster_of.shape}: at least two, all alike"
-        )
-    mean = float(w @ d / w.sum())
-    residuals = w * (d - mean)
-    if cluster_of.max() > 0:
-        residuals = np.bincount(cluster_of, residuals).astype(np.float64)
-    stderr = sandwich(residuals, float(w.sum())) or 0.0
-    freedom = residuals.size - 1
-    half = float(special.stdtrit(freedom, (1 + LEVEL) / 2)) * stderr
-    if stderr:
-        p = 2 * float(special.stdtr(freedom, -abs(mean) / stderr))
-    else:
-        p = 1.0 if math.isclose(mean, 0.0, abs_tol=1e-12) else 0.0
-    return Difference(mean, stderr, (mean - half, mean + half), p, d.size)
+    cluster_of = None if clusters is None else np.unique(clusters, return_inverse=True)[1]
+    shapes = [one.shape for one in (d, w, cluster_of) if one is not None]
+    if d.ndim != 1 or d.size < 2 or len(set(shapes)) > 1:
+        raise ValueError(f"differences, weights and clusters are {shapes}: at least two, all alike")
+    total = float(w.sum())
+    mean = float(w @ d) / total
+    for residuals in _residuals(d, w, mean, cluster_of):
+        stderr, units = sandwich(residuals, total) or 0.0, residuals.size
+        if stderr > ROUNDING:
+            half = float(special.stdtrit(units - 1, (1 + LEVEL) / 2)) * stderr
+            p = 2 * float(special.stdtr(units - 1, -abs(mean) / stderr))
+            return Difference(mean, stderr, (mean - half, mean + half), p, d.size)
+    return Difference(0.0, 0.0, (0.0, 0.0), 1.0, d.size)
+
+
+def _residuals(d: Floats, w: Floats, mean: float, cluster_of: NDArray[np.intp] | None) -> Iterator[Floats]:
+    """What the spread may be taken from, best first: sums over clusters, samples, samples about 0."""
+    about_mean = w * (d - mean)
+    if cluster_of is not None:
+        yield np.bincount(cluster_of, weights=about_mean).astype(np.float64)
+    yield about_mean
+    yield w * d
