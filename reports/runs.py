@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from evalkit.errors import UsageError
+from evalkit.errors import DataError, UsageError
+from evalkit.reports.text import one_line
 from evalkit.store import RunStore
 
 Json = dict[str, Any]
@@ -36,10 +37,20 @@ class Run:
         return bool(self.results["status"] != "complete")
 
     @property
+    def finished_at(self) -> str | None:
+        """UTC time at which it was finished, as ISO 8601 writes it."""
+        finished: str | None = (self.manifest or {}).get("finished_at")
+        return finished
+
+    @property
     def date(self) -> str | None:
         """UTC day on which it was finished."""
-        finished = (self.manifest or {}).get("finished_at")
-        return finished[:10] if finished else None
+        return self.finished_at[:10] if self.finished_at else None
+
+    @property
+    def identity(self) -> tuple[str | None, ...]:
+        """What makes two runs runs of one model: name, fingerprint, engine and precision."""
+        return tuple(self.results["model"].get(key) for key in ("name", "fingerprint", "backend", "dtype"))
 
     @property
     def tasks(self) -> Json:
@@ -58,13 +69,50 @@ class Run:
         found: Json | None = self.results.get("leakage", {}).get("tasks", {}).get(task, {}).get("verdict")
         return found
 
+    def caveats(self, task: str) -> Iterator[str]:
+        """What must be known to read the score of a task, by resolved name."""
+        counters, manifest = self.tasks[task]["counters"], self.manifest or {}
+        data = manifest.get("tasks", {}).get(task, {}).get("data") or {}
+        if manifest.get("model", {}).get("details", {}).get("random_weights"):
+            yield "random weights: says nothing about the model"
+        if data.get("source") == "sample":
+            yield "made-up sample data, not the benchmark"
+        elif data.get("official") is False:
+            yield "data differ from the official release"
+        if data.get("variant"):
+            yield f"data variant '{data['variant']}'"
+        if self.tasks[task].get("samples_total"):
+            yield f"{counters['samples']:,} of {self.tasks[task]['samples_total']:,} samples"
+        if counters["errors"]:
+            yield f"{counters['errors']:,} of {counters['samples']:,} samples failed"
+
     @cached_property
     def samples(self) -> Any:
-        """`samples.parquet` as a pyarrow table, or None where it was not kept."""
+        """`samples.parquet` as a pyarrow table, or None where it was not kept.
+
+        Raises:
+            DataError: the file is damaged.
+        """
+        return self._read_samples(None)
+
+    @cached_property
+    def sample_scores(self) -> Any:
+        """Of the same only what was scored: task, subset, sample_id, correct and metrics."""
+        return self._read_samples(["task", "subset", "sample_id", "correct", "metrics"])
+
+    def _read_samples(self, columns: list[str] | None) -> Any:
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
         path = self.root / "samples.parquet"
-        return pq.read_table(path) if path.is_file() else None
+        if not path.is_file():
+            return None
+        try:
+            return pq.read_table(path, columns=columns)
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise DataError(
+                f"{path}: not a readable parquet file ({error}); restore it or run again"
+            ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +157,14 @@ def _open(path: Path) -> Run:
             f"repeat its command line with --output {path} --resume"
         )
     results = store.read_json("results.json")
+    if lacking := sorted(_KEYS - results.keys()):
+        raise DataError(f"{path / 'results.json'}: lacks {', '.join(lacking)}; restore the file or run again")
     manifest = store.read_json("manifest.json") if (path / "manifest.json").is_file() else None
     return Run(path, results, manifest)
+
+
+_KEYS = {"run_id", "status", "model", "tasks", "cost"}
+"""Parts of a result document that reports build on."""
 
 
 def entrants(runs: Sequence[Run]) -> list[Entrant]:
@@ -121,41 +175,36 @@ def entrants(runs: Sequence[Run]) -> list[Entrant]:
     """
     groups: list[list[Run]] = []
     for run in runs:
-        home = next((g for g in groups if _identity(g[0]) == _identity(run) and not _overlap(g, run)), None)
+        home = next((g for g in groups if g[0].identity == run.identity and not _overlap(g, run)), None)
         if home is None:
             groups.append([run])
         else:
             home.append(run)
-    return [Entrant(name, tuple(group)) for name, group in zip(_unique_names(groups), groups, strict=True)]
-
-
-def _identity(run: Run) -> tuple[Any, ...]:
-    return tuple(run.results["model"].get(key) for key in ("name", "fingerprint", "backend", "dtype"))
+    firsts = [group[0] for group in groups]
+    names = unique_names(
+        [str(run.results["model"]["name"]) for run in firsts],
+        [run.results["model"].get("dtype") for run in firsts],
+        [run.results["model"].get("backend") for run in firsts],
+        [run.run_id for run in firsts],
+        [str(run.root.resolve()) for run in firsts],
+    )
+    return [Entrant(name, tuple(group)) for name, group in zip(names, groups, strict=True)]
 
 
 def _overlap(group: Sequence[Run], run: Run) -> bool:
     return any(one.tasks.keys() & run.tasks.keys() for one in group)
 
 
-_DIFFERENCES: tuple[Callable[[Run], object], ...] = (
-    lambda run: run.results["model"].get("dtype"),
-    lambda run: run.results["model"].get("backend"),
-    lambda run: run.run_id,
-    lambda run: run.root.resolve(),
-)
-"""What tells models of one name apart, most telling first."""
-
-
-def _unique_names(groups: Sequence[Sequence[Run]]) -> list[str]:
-    firsts = [group[0] for group in groups]
-    names = [str(run.results["model"]["name"]) for run in firsts]
-    for differs in _DIFFERENCES:
-        times = Counter(names)
-        kinds = {
-            name: {differs(run) for run, n in zip(firsts, names, strict=True) if n == name} for name in times
-        }
-        names = [
-            f"{name} ({differs(run)})" if times[name] > 1 and len(kinds[name]) == times[name] else name
-            for run, name in zip(firsts, names, strict=True)
+def unique_names(names: Iterable[str], *features: Sequence[str | None]) -> list[str]:
+    """Tell names that read alike apart by the first of the features, one value per name, that does so."""
+    found = list(map(one_line, names))
+    for feature in features:
+        kinds: dict[str, set[str | None]] = {}
+        for name, value in zip(found, feature, strict=True):
+            kinds.setdefault(name, set()).add(value)
+        times = Counter(found)
+        found = [
+            f"{name} ({value})" if len(kinds[name]) == times[name] > 1 else name
+            for name, value in zip(found, feature, strict=True)
         ]
-    return names
+    return found

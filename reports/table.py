@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 NONE = "–"
@@ -62,7 +63,7 @@ class Row:
     cells: tuple[Cell, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Table:
     """A table as every renderer takes it."""
 
@@ -86,18 +87,22 @@ class Table:
                 spans.append((column.group, 1))
         return spans if any(group for group, _ in spans) else []
 
-    @property
+    @cached_property
     def footnotes(self) -> tuple[str, ...]:
         """Every footnote of a head or cell once, in reading order: the n-th has mark n."""
+        return tuple(self._numbers)
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
         found = dict.fromkeys(note for column in self.columns for note in column.notes)
         for row in self.rows:
             found.update(dict.fromkeys(row.heading.notes))
             found.update(dict.fromkeys(note for cell in row.cells for note in cell.notes))
-        return tuple(found)
+        return {note: number for number, note in enumerate(found, 1)}
 
     def marks(self, notes: Sequence[str]) -> tuple[int, ...]:
         """Numbers of footnotes."""
-        return tuple(1 + self.footnotes.index(note) for note in notes)
+        return tuple(self._numbers[note] for note in notes)
 
     def lines(self) -> Iterator[tuple[Cell, ...]]:
         """Cells by row."""

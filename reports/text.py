@@ -5,22 +5,31 @@ from __future__ import annotations
 import re
 
 _CONTROLS = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069\u2028\u2029]"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060\u2066-\u2069\ud800-\udfff\ufeff]"
 )
-_MARKDOWN = re.compile(r"[\\`*|<>~\[\]$&]|(?<!\w)_|_(?!\w)|(?<!\S)#")
+_MARKDOWN = re.compile(r"[\\`*|<>~\[\]$&]|(?<![^\W_])_|_(?![^\W_])|(?<!\S)#|^[-+=](?!\w)")
 """Underscores inside words and number signs behind text are plain to GitHub's Markdown."""
+_NUMBERED = re.compile(r"^(\d+)([.)])(?!\S)")
+"""What would begin a numbered list."""
 _LATEX = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
     "}": r"\}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "`": r"\textasciigrave{}",
+    # Behind the end of a line these would be its options.
+    "[": "{[}",
+    "*": "{*}",
     **{character: f"\\{character}" for character in "#$%&_"},
 }
 
 
 def visible(text: str) -> str:
-    """Show control characters and direction marks instead of obeying them; tabs and line breaks stay."""
+    """Show control characters, direction marks and halves of surrogate pairs; tabs and line breaks stay."""
     return _CONTROLS.sub(_picture, text.replace("\r\n", "\n"))
 
 
@@ -37,10 +46,16 @@ def one_line(text: str) -> str:
 
 
 def markdown(text: str) -> str:
-    """One line that Markdown shows as it is: it ends no cell and starts no emphasis, code or HTML."""
-    return _MARKDOWN.sub(r"\\\g<0>", one_line(text))
+    """One line that Markdown shows as it is: it ends no cell and starts no list, emphasis, code or HTML."""
+    return _NUMBERED.sub(r"\1\\\2", _MARKDOWN.sub(r"\\\g<0>", one_line(text)))
+
+
+def escaped_json(text: str) -> str:
+    """JSON that means the same, with escapes for what `visible` shows; it holds no control characters."""
+    return _CONTROLS.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
 def latex(text: str) -> str:
     """One line that LaTeX shows as it is."""
-    return "".join(_LATEX.get(character, character) for character in one_line(text))
+    escaped = "".join(_LATEX.get(character, character) for character in one_line(text))
+    return escaped.replace("--", "-{}-").replace("--", "-{}-")

@@ -12,8 +12,9 @@ import typer
 import typer.core
 
 from evalkit._version import __version__
-from evalkit.cli import data, diff, doctor, leakage, models, report, run, tasks
+from evalkit.cli import data, diff, doctor, leaderboard, leakage, models, report, run, tasks
 from evalkit.errors import EvalkitError
+from evalkit.reports.text import visible
 
 
 class _Commands(typer.core.TyperGroup):
@@ -46,6 +47,7 @@ app.add_typer(models.app, name="models")
 app.add_typer(data.app, name="data")
 app.add_typer(leakage.app, name="leakage")
 app.command("report")(report.report)
+app.command("leaderboard")(leaderboard.leaderboard)
 app.command("diff")(diff.diff)
 app.command("doctor")(doctor.doctor)
 
@@ -76,5 +78,5 @@ def main() -> None:
     try:
         app(prog_name="evalkit")
     except EvalkitError as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(f"error: {visible(str(error))}", err=True)
         sys.exit(error.exit_code)

@@ -1,4 +1,4 @@
-"""`evalkit report` and `evalkit leaderboard`: tables and pages from finished runs."""
+"""`evalkit report`: tables and pages from finished runs."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def _print(tables: list[Table]) -> None:
 
 def _rendered(name: str, tables: list[Table], runs: list[Run]) -> str:
     if name == "html":
-        from evalkit.reports.page import render
+        from evalkit.reports.html.page import render
 
         return render(tables, runs)
     from evalkit.reports.renderers import FORMATS

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import fnmatch
 import json
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -357,7 +358,8 @@ def test_a_longbench_run_fills_the_chinese_columns_from_their_datasets() -> None
     assert [cell.value for cell in row.cells] == pytest.approx(expected)
     code = row.cells[4]
     assert code.n == sum(task["subsets"][name]["score"]["n"] for name in ("lcc", "repobench-p"))
-    assert code.ci95 is None
+    low, high = code.ci95
+    assert low < code.value < high
 
 
 def test_a_kobest_run_stands_beside_the_published_models() -> None:
@@ -468,7 +470,9 @@ def test_parts_of_a_task_can_be_taken_and_averaged_as_the_card_does(tmp_path: Pa
         ("40.0", 400),
         ("50.0", 400),
     ]
-    assert [cell.ci95 is None for cell in cells] == [False, False, True, True, False]
+    assert all(cell.ci95 for cell in cells)
+    halves = [(cell.ci95[1] - cell.ci95[0]) / 2 for cell in cells[1:3]]
+    assert halves[1] == pytest.approx(math.hypot(*2 * halves[:1]) / 2)  # subsets are independent
 
 
 def sampled_run(root: Path, **correct: int) -> Run:

@@ -1,0 +1,48 @@
+"""`evalkit leaderboard`: finished runs on a Markdown leaderboard."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from evalkit.cli.report import RUNS
+
+
+def leaderboard(
+    runs: list[Path] = RUNS,
+    output: Path = typer.Option(
+        ..., "--output", "-o", help="Markdown file; what is not between its two markers is left alone."
+    ),
+    layout: str = typer.Option(
+        "scores",
+        help="Which columns: a name that `evalkit report --layouts` lists, or a YAML file of your own. "
+        "'scores' takes the headline metric of every task.",
+    ),
+    mixed: bool = typer.Option(
+        False, "--mixed", help="Let results of different protocols or data share a column, with footnotes."
+    ),
+    badges: Path = typer.Option(
+        None, help="Also write a shields.io badge (JSON) per model into this folder."
+    ),
+) -> None:
+    """Put runs on a leaderboard; models that are on it already stay, their newer runs replace older ones.
+
+    With no run, the leaderboard is written again from what it keeps of earlier ones.
+
+    Examples:
+
+      evalkit leaderboard runs/A runs/B -o LEADERBOARD.md
+
+      evalkit leaderboard runs/C -o LEADERBOARD.md --badges badges
+    """
+    from evalkit.reports.badges import write_badges
+    from evalkit.reports.layouts import load
+    from evalkit.reports.leaderboard import update
+    from evalkit.reports.runs import open_runs
+
+    board, changed = update(output, open_runs(runs or []), load(layout), mixed=mixed)
+    typer.echo(f"{'wrote' if changed else 'nothing new for'} {output}", err=True)
+    if badges:
+        paths = write_badges(board, badges)
+        typer.echo(f"{len(paths)} badges in {badges}", err=True)
