@@ -113,7 +113,13 @@ class Table:
 def transposed(table: Table) -> Table:
     """The same cells with rows as columns."""
     rows = tuple(
-        Row(replace(column, group=None), tuple(row.cells[j] for row in table.rows))
+        Row(_beside(column), tuple(row.cells[j] for row in table.rows))
         for j, column in enumerate(table.columns)
     )
     return replace(table, columns=tuple(row.heading for row in table.rows), rows=rows)
+
+
+def _beside(column: Heading) -> Heading:
+    """A column's head as that of a row, where no label spans several."""
+    label = f"{column.group} · {column.label}" if column.group else column.label
+    return replace(column, label=label, group=None)

@@ -319,7 +319,7 @@ class TestHostileText:
         assert [len(row) for row in rows] == [3] * 4
         line = text.one_line(HOSTILE)
         assert rows[0] == [line, line, "@SUM(A1)"]
-        assert rows[1][0] == f"{line}¹"
+        assert rows[1][0] == f"{line} · {line}¹"
         assert rows[3] == ["[0pt]", line, line]
         assert kinds(rendered) <= {
             *("heading_open", "heading_close", "paragraph_open", "paragraph_close", "inline", "text"),
@@ -332,7 +332,7 @@ class TestHostileText:
         rows = list(csv.reader(io.StringIO(FORMATS["csv"]([hostile]))))
         line = text.one_line(HOSTILE)
         assert rows[0] == [line, line, "'@SUM(A1)"]
-        assert rows[1][0] == line
+        assert rows[1][0] == f"{line} · {line}"
         assert rows[2] == ["'=1+1", "66.7", "66.7"]
         assert all(not cell.startswith(("=", "+", "-", "@")) for row in rows for cell in row)
 
