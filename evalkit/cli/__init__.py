@@ -12,7 +12,7 @@ import typer
 import typer.core
 
 from evalkit._version import __version__
-from evalkit.cli import data, doctor, leakage, models, report, run, tasks
+from evalkit.cli import data, doctor, gate, leakage, models, report, run, tasks
 from evalkit.errors import EvalkitError
 
 
@@ -46,6 +46,8 @@ app.add_typer(models.app, name="models")
 app.add_typer(data.app, name="data")
 app.add_typer(leakage.app, name="leakage")
 app.command("report")(report.report)
+app.command("gate")(gate.gate)
+app.add_typer(gate.app)
 app.command("doctor")(doctor.doctor)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from evalkit.gate.outcomes import Outcomes, outcomes, read_run, read_table
 from evalkit.store import SCHEMA_VERSION
 
 SUFFIX = ".baseline.parquet"
-_KEY = b"evalkit_baseline"
+_ABOUT, _SHA256 = b"evalkit_baseline", b"evalkit_baseline_sha256"
 
 
 def save(run: Path, path: Path) -> int:
@@ -27,26 +27,35 @@ def save(run: Path, path: Path) -> int:
 
     found = read_run(run)
     rows = pa.concat_tables([task.rows for task in found.tasks.values()])
-    about = {
-        "schema_version": SCHEMA_VERSION,
-        "results": {
-            "run_id": found.run_id,
-            "model": dict(found.model),
-            "cost": dict(found.cost),
-            "tasks": {name: task.entry for name, task in found.tasks.items()},
-        },
-        "hashes": {name: task.hashes for name, task in found.tasks.items()},
-    }
-    text = json.dumps(about, ensure_ascii=False, allow_nan=False)
+    about = json.dumps(_about(found), ensure_ascii=False, allow_nan=False).encode()
+    sha256 = hashlib.sha256(about).hexdigest().encode()
     partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        table = rows.replace_schema_metadata({_KEY: text.encode()})
-        pq.write_table(table, partial, compression="zstd", compression_level=19)
+        pq.write_table(
+            rows.replace_schema_metadata({_ABOUT: about, _SHA256: sha256}),
+            partial,
+            compression="zstd",
+            compression_level=19,
+            write_page_checksum=True,
+        )
         partial.replace(path)
     except OSError as error:
         raise UsageError(f"{path}: cannot be written ({error.strerror}); name another file") from error
     return path.stat().st_size
+
+
+def _about(found: Outcomes) -> dict[str, Any]:
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "results": {
+            "run_id": found.run_id,
+            "model": found.model,
+            "cost": found.cost,
+            "tasks": {name: task.entry for name, task in found.tasks.items()},
+        },
+        "hashes": {name: task.hashes for name, task in found.tasks.items()},
+    }
 
 
 def read(path: Path) -> Outcomes:
@@ -63,13 +72,15 @@ def read(path: Path) -> Outcomes:
         raise UsageError(f"'{path}': no such baseline; make one with evalkit baseline save RUN {path}")
     try:
         metadata = pq.read_schema(path).metadata or {}
-    except (pa.ArrowException, OSError, ValueError) as error:
+        text = metadata.get(_ABOUT, b"")
+        if hashlib.sha256(text).hexdigest().encode() != metadata.get(_SHA256):
+            raise ValueError("what it says of its run is missing or damaged")
+        about = json.loads(text)
+        if about["schema_version"] != SCHEMA_VERSION:
+            raise ValueError(f"of version {about['schema_version']}, this evalkit reads {SCHEMA_VERSION}")
+        return outcomes(str(path), about["results"], about["hashes"], read_table(path))
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: not a readable baseline ({error}); save it again from its run") from error
-    about: Mapping[str, Any] = json.loads(metadata.get(_KEY, b"{}"))
-    if about.get("schema_version") != SCHEMA_VERSION:
-        raise DataError(f"{path}: not a baseline of this version of evalkit; save it again from its run")
-    rows = read_table(path)
-    return outcomes(str(path), about["results"], about["hashes"], rows)
 
 
 def read_any(path: Path) -> Outcomes:

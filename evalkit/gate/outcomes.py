@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from evalkit.errors import DataError, UsageError
 from evalkit.store import RunStore
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from evalkit.stats.intervals import Floats
 
 Json = Mapping[str, Any]
 
@@ -28,38 +29,70 @@ COLUMNS = ("task", "subset", "sample_id", "correct", "metrics", "prediction", "t
 class TaskOutcomes:
     """One task of a run, sample by sample."""
 
+    source: str
+    """Run or baseline, as it was named, for messages."""
     name: str
     """Resolved name."""
     entry: Json
     """Its entry in the result document."""
     hashes: Json
-    """Its hash ladder; empty where the manifest was not kept."""
+    """Its hash ladder."""
     rows: pa.Table
     """The samples, with the columns of `COLUMNS`."""
 
     @cached_property
-    def keys(self) -> list[tuple[str, str]]:
-        """Subset and id of every sample."""
-        return list(zip(self.rows["subset"].to_pylist(), self.rows["sample_id"].to_pylist(), strict=True))
+    def row_of(self) -> dict[tuple[str, str], int]:
+        """Subset and id of every sample to its row.
+
+        Raises:
+            DataError: two samples share an id.
+        """
+        keys = zip(self.column("subset"), self.column("sample_id"), strict=True)
+        found = {key: row for row, key in enumerate(keys)}
+        if len(found) < self.rows.num_rows:
+            raise DataError(f"{self.source}: {self.name} has two samples of one id; run it again")
+        return found
 
     @property
     def headline(self) -> str | None:
         """The task's first metric; None without a score."""
         return next(iter(self.entry["metrics"]), None)
 
-    def scores(self, metric: str) -> NDArray[np.float64]:
-        """Each sample's score in a metric, shape (n,); NaN where it has none."""
-        if metric == self.headline:
-            return np.array(self.rows["correct"].to_pylist(), np.float64)
-        texts = self.rows["metrics"].dictionary_encode().combine_chunks()
-        # Few different ones, each read once.
-        read = [json.loads(text).get(metric) for text in texts.dictionary.to_pylist()]
-        return np.array(read, np.float64)[texts.indices.to_numpy()]
-
-    def texts(self, column: str) -> list[str | None]:
-        """Predictions or targets."""
-        found: list[str | None] = self.rows[column].to_pylist()
+    def column(self, name: str) -> list[Any]:
+        """One column, with None where a sample has no value."""
+        found: list[Any] = self.rows[name].to_pylist()
         return found
+
+    def scores(self, metric: str) -> Floats:
+        """Each sample's score in a metric, a fraction, shape (n,); NaN where it has none.
+
+        Raises:
+            DataError: a score is no fraction, such as one that is not a number.
+        """
+        found = self.column("correct") if metric == self.headline else self._metric(metric)
+        scores = np.array(found, np.float64)
+        scored = np.array([score is not None for score in found], np.bool_)
+        # Written so that NaN fails as well.
+        bad = scored & ~((scores >= 0) & (scores <= 1))
+        if bad.any():
+            row = int(np.flatnonzero(bad)[0])
+            sample = f"sample {self.column('sample_id')[row]!r} of {self.column('subset')[row]!r}"
+            raise DataError(
+                f"{self.source}: {self.name}: {sample} has {metric} {scores[row]:g}, which is no fraction; "
+                "score the run again (evalkit rescore)"
+            )
+        return scores
+
+    def _metric(self, name: str) -> list[float | None]:
+        texts = self.rows["metrics"].combine_chunks().dictionary_encode()
+        # Few different ones, each read once.
+        try:
+            read = [json.loads(text).get(name) for text in texts.dictionary.to_pylist()]
+        except (ValueError, TypeError, AttributeError) as error:
+            raise DataError(
+                f"{self.source}: {self.name}: a sample's metrics are damaged ({error})"
+            ) from error
+        return [None if at is None else read[at] for at in texts.indices.to_pylist()]
 
 
 @dataclass(frozen=True)
@@ -67,7 +100,7 @@ class Outcomes:
     """All tasks of a run or baseline."""
 
     name: str
-    """Path as it was named, for messages."""
+    """Path as it was named."""
     model: Json
     run_id: str
     cost: Json
@@ -81,35 +114,40 @@ def read_run(root: Path) -> Outcomes:
 
     Raises:
         UsageError: it is none, or not finished.
-        DataError: a file is damaged or missing.
+        DataError: a file is damaged.
     """
     if not root.is_dir():
-        raise UsageError(f"'{root}' is no run directory; name what `evalkit run` printed")
+        what = "is a file" if root.exists() else "does not exist"
+        raise UsageError(f"'{root}' {what}; name the directory of a run, as `evalkit run` printed it")
     store = RunStore(root)
-    results = store.read_json("results.json")
-    manifest = store.read_json("manifest.json") if (root / "manifest.json").is_file() else {}
+    results, manifest = store.read_json("results.json"), store.read_json("manifest.json")
     path = root / "samples.parquet"
     if not path.is_file():
-        raise UsageError(
-            f"'{root}' has no samples.parquet, without which samples cannot be compared; run again"
-        )
-    ladders = {name: task["hashes"] for name, task in manifest.get("tasks", {}).items()}
-    return outcomes(str(root), results, ladders, read_table(path))
+        raise UsageError(f"'{root}' has no samples.parquet, without which samples cannot be compared")
+    try:
+        ladders = {name: task["hashes"] for name, task in manifest["tasks"].items()}
+        return outcomes(str(root), results, ladders, read_table(path))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{root}: its documents are damaged ({error!r}); run again") from error
 
 
 def outcomes(name: str, results: Json, ladders: Json, rows: pa.Table) -> Outcomes:
-    """Put documents and samples together."""
+    """Put documents and samples together.
+
+    Raises:
+        KeyError, TypeError, AttributeError: something is missing from the documents.
+    """
     import pyarrow.compute as pc
 
     tasks = {
-        task: TaskOutcomes(task, entry, ladders.get(task, {}), rows.filter(pc.equal(rows["task"], task)))
+        task: TaskOutcomes(name, task, entry, ladders[task], rows.filter(pc.equal(rows["task"], task)))
         for task, entry in results["tasks"].items()
     }
     return Outcomes(
         name=name,
         model=results["model"],
         run_id=results["run_id"],
-        cost=results.get("cost", {}),
+        cost=results["cost"],
         leakage=results.get("leakage", {}).get("tasks", {}),
         tasks=tasks,
     )
@@ -125,6 +163,6 @@ def read_table(path: Path) -> pa.Table:
     import pyarrow.parquet as pq
 
     try:
-        return pq.read_table(path, columns=list(COLUMNS))
+        return pq.read_table(path, columns=list(COLUMNS), page_checksum_verification=True)
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         raise DataError(f"{path}: not a readable table of samples ({error})") from error

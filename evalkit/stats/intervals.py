@@ -16,7 +16,7 @@ Floats = NDArray[np.float64]
 LEVEL = 0.95
 """Confidence level of every interval in a result document."""
 
-_ROUNDING = 1e-12
+ROUNDING = 1e-12
 """A standard error below this is rounding left over from clusters that agree exactly."""
 
 
@@ -127,7 +127,7 @@ def clustered_mean(values: ArrayLike, clusters: ArrayLike, weights: ArrayLike | 
     mean = _weighted_mean(x, w)
     residuals = np.bincount(cluster_of, weights=w * (x - mean)).astype(np.float64)
     stderr = sandwich(residuals, w.sum())
-    if stderr is None or stderr < _ROUNDING:
+    if stderr is None or stderr < ROUNDING:
         return independent_mean(x, w)
     half = float(special.stdtrit(names.size - 1, (1 + LEVEL) / 2)) * stderr
     return Estimate(mean, stderr, (max(0.0, mean - half), min(1.0, mean + half)), x.size)

@@ -8,12 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import special, stats
+from scipy import special
 
-from evalkit.stats.intervals import LEVEL, Floats, sandwich
-
-_ROUNDING = 1e-12
-"""A mean difference or standard error below this is rounding."""
+from evalkit.stats.intervals import LEVEL, ROUNDING, Floats, sandwich
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +48,8 @@ class Difference:
         return self._tail(reference - self.value)
 
     def _tail(self, excess: float) -> float:
-        if self.stderr < _ROUNDING:
-            return 1.0 if excess > -_ROUNDING else 0.0
+        if self.stderr <= ROUNDING:
+            return 1.0 if excess > -ROUNDING else 0.0
         return float(_cdf(self.freedom, excess / self.stderr))
 
 
@@ -63,7 +60,9 @@ def paired_difference(
 
     The spread is that of the differences a_i - b_i, so that what makes a sample hard for both cancels. With C
     clusters, samples are independent between them only, and the law is Student's with C - 1 degrees of
-    freedom; a single cluster tells nothing of the spread, and samples then count as independent.
+    freedom. Where the clusters tell nothing of the spread (there is one, or all differ by the same) the
+    samples are taken as independent; where those differ by the same too, the spread is taken about no
+    difference, for a standard error of 0 would claim certainty after two samples.
 
     Source: Miller, "Adding Error Bars to Evals", arXiv:2411.00640, section 4.2.
 
@@ -84,11 +83,15 @@ def paired_difference(
         raise ValueError(f"{shapes} must be as long as each other, and two or more")
     if not np.isfinite(d).all():
         raise ValueError("a score is not finite")
-    mean = float(w @ d / w.sum())
-    residuals = w * (d - mean)
-    if cluster_of.max() > 0:
-        residuals = np.bincount(cluster_of, residuals).astype(np.float64)
-    return Difference(mean, sandwich(residuals, float(w.sum())) or 0.0, residuals.size - 1, d.size)
+    total = float(w.sum())
+    mean = float(w @ d) / total
+    about_mean = w * (d - mean)
+    stderr, units = 0.0, d.size
+    for residuals in (np.bincount(cluster_of, weights=about_mean), about_mean, w * d):
+        stderr, units = sandwich(residuals, total) or 0.0, residuals.size
+        if stderr > ROUNDING:
+            break
+    return Difference(mean, stderr, units - 1, d.size)
 
 
 def mcnemar(losses: int, gains: int) -> tuple[float, float]:
@@ -107,8 +110,8 @@ def mcnemar(losses: int, gains: int) -> tuple[float, float]:
         one-sided p-value of the claim that the second is worse, and the two-sided one.
     """
     n = losses + gains
-    worse = float(stats.binom.sf(losses - 1, n, 0.5))
-    better = float(stats.binom.sf(gains - 1, n, 0.5))
+    # At least so many losses is at most so many gains, and the other way round.
+    worse, better = float(special.bdtr(gains, n, 0.5)), float(special.bdtr(losses, n, 0.5))
     return worse, min(1.0, 2 * min(worse, better))
 
 
@@ -130,8 +133,7 @@ def randomisation_p(
     generator = np.random.default_rng(seed)
     observed = statistic(np.zeros(n, np.bool_))
     low = sum(
-        statistic(generator.integers(0, 2, n).astype(np.bool_)) <= observed + _ROUNDING
-        for _ in range(repeats)
+        statistic(generator.integers(0, 2, n).astype(np.bool_)) <= observed + ROUNDING for _ in range(repeats)
     )
     return (low + 1) / (repeats + 1)
 
