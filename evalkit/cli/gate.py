@@ -55,7 +55,7 @@ def gate(
     else:
         typer.echo(outputs.text(verdict), nl=False)
     if annotate:
-        typer.echo(outputs.annotations(verdict), nl=False, err=as_json)
+        typer.echo(outputs.github_annotations(verdict), nl=False, err=as_json)
     raise typer.Exit(verdict.exit_code)
 
 

@@ -118,7 +118,7 @@ def case_of(verdict: Verdict, part: TaskVerdict | Check) -> Case:
 
 def junit(verdict: Verdict) -> str:
     """A test case per task and per limit of the whole run."""
-    cases = [case_of(verdict, part) for part in (*verdict.tasks, *verdict.checks)]
+    cases = [case_of(verdict, part) for part in verdict.parts]
     outcomes = [case.outcome for case in cases]
     counts = {
         "tests": str(len(cases)),
@@ -236,7 +236,7 @@ def _html(words: str) -> str:
 # -- annotations ------------------------------------------------------------------------------------
 
 
-def annotations(verdict: Verdict) -> str:
+def github_annotations(verdict: Verdict) -> str:
     """GitHub workflow commands: an error per task that stops the pipeline, a warning for one that could not
     be told, and a notice for samples that became worse."""
     commands = [*_task_commands(verdict), *_sample_commands(verdict)]

@@ -29,6 +29,7 @@ Limit = Annotated[
     str, BeforeValidator(lambda value: str(value)), StringConstraints(pattern=r"^\d+$|^\d+(\.\d+)?%$")
 ]
 """So many samples, or so many per cent of them."""
+Correction = Literal["holm", "bh", "none"]
 Test = Literal["regression", "non-inferiority", "equivalence"]
 
 
@@ -51,7 +52,7 @@ class Rule(_Part):
     margin: Points = 0
     """How many points worse a candidate may be."""
     detect: Points = 2
-    """A drop in points that a pass of a `regression` test has ruled out, or would have seen with a power of 0.8."""
+    """A drop in points that a pass of a `regression` test rules out, or would have seen with power 0.8."""
     alpha: Level | None = None
     """Level; by default the policy's."""
     min_samples: int = Field(default=2, ge=2)
@@ -82,7 +83,7 @@ class Policy(_Part):
 
     alpha: Level = 0.05
     """Chance of failing a candidate that is no worse, over all tasks where corrected for their number."""
-    correction: Literal["holm", "bh", "none"] = "holm"
+    correction: Correction = "holm"
     inconclusive: Literal["fail", "pass"] = "pass"
     """What becomes of a comparison that could not tell."""
     subset: bool = False

@@ -14,7 +14,7 @@ from evalkit.errors import UsageError
 from evalkit.gate.comparison import Comparison, compare, scored_in_both
 from evalkit.gate.outcomes import Json, Outcomes
 from evalkit.gate.pairing import Pair, pair_up
-from evalkit.gate.policy import Policy, PolicyFile, Rule
+from evalkit.gate.policy import Correction, Policy, PolicyFile, Rule
 from evalkit.stats.multiple import benjamini_hochberg, holm
 from evalkit.stats.power import POWER, least_sd, power, samples_needed, smallest_difference
 
@@ -122,6 +122,11 @@ class Verdict:
         return "inconclusive" if "inconclusive" in found else "pass"
 
     @property
+    def parts(self) -> tuple[TaskVerdict | Check, ...]:
+        """All that was judged."""
+        return (*self.tasks, *self.checks)
+
+    @property
     def exit_code(self) -> int:
         """0 lets a pipeline go on, 1 stops it."""
         return int(self.stops(self.verdict))
@@ -215,8 +220,7 @@ def _case(pair: Pair, policy: PolicyFile) -> _Case:
 def _verdicts(cases: Sequence[_Case], candidate: Outcomes, policy: Policy) -> Iterator[TaskVerdict]:
     """Judge all tasks together, since the chance of a false alarm grows with their number."""
     p_values = [case.p for case in cases if case.comparison]
-    adjust = {"holm": holm, "bh": benjamini_hochberg, "none": np.array}[policy.correction]
-    adjusted = iter(adjust(p_values) if p_values else ())
+    adjusted = iter(_adjust(p_values, policy.correction) if p_values else p_values)
     # The level at which a drop is seen for sure, however the other tasks turn out.
     share = 1 if policy.correction == "none" else max(1, len(p_values))
     for case in cases:
@@ -225,12 +229,19 @@ def _verdicts(cases: Sequence[_Case], candidate: Outcomes, policy: Policy) -> It
             verdict: Judgement = "inconclusive"
             reason, measured = "no sample has a score: the right answers are not public", None
         else:
-            verdict, reason, measured = _decide(case, case.comparison, float(next(adjusted)), share)
+            verdict, reason, measured = _decide(case, case.comparison, next(adjusted), share)
         if failed := [check for check in checks if not check.passed]:
             broken = "; ".join(f"{c.name} {c.found}, limit {c.limit}" for c in failed)
             reason = f"{broken}; {reason}"
             verdict = "fail"
         yield _task_verdict(case, verdict, reason, measured, checks)
+
+
+def _adjust(p_values: list[float], correction: Correction) -> list[float]:
+    if correction == "none":
+        return p_values
+    adjust = holm if correction == "holm" else benjamini_hochberg
+    return [float(p) for p in adjust(p_values)]
 
 
 def _decide(

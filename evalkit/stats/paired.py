@@ -87,7 +87,7 @@ def paired_difference(
     mean = float(w @ d) / total
     about_mean = w * (d - mean)
     stderr, units = 0.0, d.size
-    for residuals in (np.bincount(cluster_of, weights=about_mean), about_mean, w * d):
+    for residuals in (np.bincount(cluster_of, about_mean).astype(np.float64), about_mean, w * d):
         stderr, units = sandwich(residuals, total) or 0.0, residuals.size
         if stderr > ROUNDING:
             break

@@ -52,7 +52,7 @@ class Gate(pytest.Collector):
             verdict = self._verdict()
         except EvalkitError as error:
             raise pytest.UsageError(f"evalkit gate: {error}") from None
-        for part in (*verdict.tasks, *verdict.checks):
+        for part in verdict.parts:
             yield GateItem.from_parent(self, verdict=verdict, part=part)
 
     def _verdict(self) -> Verdict:
