@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evalkit.errors import DataError, UsageError
-from evalkit.gate.outcomes import Outcomes, outcomes, read_run, read_table
-from evalkit.store import SCHEMA_VERSION
+from evalkit.gate.outcomes import COLUMNS, Outcomes, outcomes, read_run, read_table
+from evalkit.store import SCHEMA_VERSION, digest
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 SUFFIX = ".baseline.parquet"
 _ABOUT, _SHA256 = b"evalkit_baseline", b"evalkit_baseline_sha256"
@@ -28,17 +30,12 @@ def save(run: Path, path: Path) -> int:
     found = read_run(run)
     rows = pa.concat_tables([task.rows for task in found.tasks.values()])
     about = json.dumps(_about(found), ensure_ascii=False, allow_nan=False).encode()
-    sha256 = hashlib.sha256(about).hexdigest().encode()
+    metadata = {_ABOUT: about, _SHA256: _digest(about, rows)}
     partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(
-            rows.replace_schema_metadata({_ABOUT: about, _SHA256: sha256}),
-            partial,
-            compression="zstd",
-            compression_level=19,
-            write_page_checksum=True,
-        )
+        rows = rows.replace_schema_metadata(metadata)
+        pq.write_table(rows, partial, compression="zstd", compression_level=19)
         partial.replace(path)
     except OSError as error:
         raise UsageError(f"{path}: cannot be written ({error.strerror}); name another file") from error
@@ -58,6 +55,12 @@ def _about(found: Outcomes) -> dict[str, Any]:
     }
 
 
+def _digest(about: bytes, rows: pa.Table) -> bytes:
+    """Checksum of all that a baseline says: a damaged one must never pass anything."""
+    columns = (json.dumps(rows[name].to_pylist()).encode() for name in COLUMNS)
+    return digest([about, *columns]).encode()
+
+
 def read(path: Path) -> Outcomes:
     """Read a baseline file.
 
@@ -72,13 +75,13 @@ def read(path: Path) -> Outcomes:
         raise UsageError(f"'{path}': no such baseline; make one with evalkit baseline save RUN {path}")
     try:
         metadata = pq.read_schema(path).metadata or {}
-        text = metadata.get(_ABOUT, b"")
-        if hashlib.sha256(text).hexdigest().encode() != metadata.get(_SHA256):
-            raise ValueError("what it says of its run is missing or damaged")
-        about = json.loads(text)
+        rows = read_table(path)
+        if _digest(metadata[_ABOUT], rows) != metadata[_SHA256]:
+            raise ValueError("it does not hold what was written")
+        about = json.loads(metadata[_ABOUT])
         if about["schema_version"] != SCHEMA_VERSION:
             raise ValueError(f"of version {about['schema_version']}, this evalkit reads {SCHEMA_VERSION}")
-        return outcomes(str(path), about["results"], about["hashes"], read_table(path))
+        return outcomes(str(path), about["results"], about["hashes"], rows)
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: not a readable baseline ({error}); save it again from its run") from error
 

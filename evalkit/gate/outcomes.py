@@ -163,6 +163,6 @@ def read_table(path: Path) -> pa.Table:
     import pyarrow.parquet as pq
 
     try:
-        return pq.read_table(path, columns=list(COLUMNS), page_checksum_verification=True)
+        return pq.read_table(path, columns=list(COLUMNS))
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         raise DataError(f"{path}: not a readable table of samples ({error})") from error

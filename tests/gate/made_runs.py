@@ -37,15 +37,14 @@ class Made:
 
     def outcomes(self) -> list[Outcome]:
         n = len(self.scores)
-        predictions = self.predictions or [
-            None if s is None else ("A" if s == 1 else "B") for s in self.scores
-        ]
-        targets = self.targets or ["A"] * n
+        right = [None if score is None else "A" if score == 1 else "B" for score in self.scores]
+        predictions, targets = self.predictions or right, self.targets or ["A"] * n
+        subsets, ids = self.subsets or ["all"] * n, self.ids or list(map(str, range(n)))
         return [
             Outcome(
                 task=self.name,
-                subset=(self.subsets or ["all"] * n)[i],
-                sample_id=(self.ids or list(map(str, range(n))))[i],
+                subset=subsets[i],
+                sample_id=ids[i],
                 prompt_sha256="0" * 64,
                 prediction=predictions[i],
                 target=targets[i],

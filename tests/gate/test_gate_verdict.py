@@ -14,6 +14,7 @@ from evalkit.gate.baseline import read_any
 from evalkit.gate.outcomes import read_run
 from evalkit.gate.policy import load, parse
 from evalkit.gate.verdict import Verdict, judge
+from evalkit.store import RunStore
 
 
 def judged(
@@ -274,11 +275,7 @@ def test_scores_that_are_no_numbers_are_bad_data(tmp_path: Path) -> None:
     write_run(tmp_path / "a", Made(scores))
     for bad in (float("nan"), 7.0):
         run = write_run(tmp_path / "b", Made(scores))
-        from evalkit.store import RunStore
-
-        store = RunStore(run)
-        rows = Made([*scores[:-1], bad]).outcomes()
-        store.write_samples(rows)
+        RunStore(run).write_samples(Made([*scores[:-1], bad]).outcomes())
         with pytest.raises(DataError, match=r"sample '99' of 'all' has acc .* which is no fraction"):
             judge(read_any(tmp_path / "a"), read_run(run), parse("{}", "p.yaml"))
 
