@@ -250,6 +250,7 @@ def _decide(
     rule, level = case.rule, case.alpha / share
     margin = rule.margin / 100
     low, high = comparison.difference.ci95
+    seen = smallest_difference(comparison.sd, comparison.effective_n, level, _lost(rule))
     measured = Measured(
         baseline=100 * comparison.baseline,
         candidate=100 * comparison.candidate,
@@ -260,7 +261,7 @@ def _decide(
         n=comparison.rows.size,
         losses=int((comparison.changes < 0).sum()),
         gains=int((comparison.changes > 0).sum()),
-        smallest_drop=100 * (margin + smallest_difference(comparison.sd, comparison.effective_n, level)),
+        smallest_drop=100 * (margin + seen),
         samples_needed=None,
     )
     if p_adjusted <= case.alpha:
@@ -296,7 +297,11 @@ def _support(case: _Case, found: Comparison, level: float) -> tuple[bool, str, i
     shown = "shown" if p <= case.alpha else "not shown"
     what = "to be within" if rule.test == "equivalence" else "not to be worse by"
     reason = f"{shown} {what} {rule.margin:g} points (p = {p:.2g})"
-    return p <= case.alpha, reason, _needed(found, distance, max(found.sd, least_sd(margin)), case.alpha)
+    return (
+        p <= case.alpha,
+        reason,
+        _needed(found, distance, max(found.sd, least_sd(margin)), case.alpha, _lost(rule)),
+    )
 
 
 def _could_see(case: _Case, found: Comparison, level: float) -> tuple[bool, str, int | None]:
@@ -307,16 +312,23 @@ def _could_see(case: _Case, found: Comparison, level: float) -> tuple[bool, str,
     if p <= case.alpha:
         return True, f"a drop of {rule.detect:g} points is ruled out (p = {p:.2g})", None
     sd = max(found.sd, least_sd(drop))
-    seen = power(excess, sd / math.sqrt(found.effective_n), level)
+    seen = power(excess, sd, found.effective_n, level, _lost(rule))
     reason = f"no drop seen; one of {rule.detect:g} points would be with power {seen:.2f}"
-    return seen >= POWER, reason, _needed(found, excess, sd, level)
+    return seen >= POWER, reason, _needed(found, excess, sd, level, _lost(rule))
 
 
-def _needed(comparison: Comparison, difference: float, sd: float, level: float) -> int | None:
+def _lost(rule: Rule) -> float:
+    """What discrete scores cost a test: exact ones a whole sample, those against a margin half of one."""
+    return 0.5 if rule.margin else 1.0
+
+
+def _needed(comparison: Comparison, difference: float, sd: float, level: float, lost: float) -> int | None:
     """Samples of this task's weights that show a difference; None for one that none shows."""
     if difference < 1e-6:
         return None
-    return math.ceil(samples_needed(difference, sd, level) * comparison.rows.size / comparison.effective_n)
+    return math.ceil(
+        samples_needed(difference, sd, level, lost) * comparison.rows.size / comparison.effective_n
+    )
 
 
 def _task_verdict(

@@ -12,6 +12,8 @@ from scipy import special
 
 from evalkit.stats.intervals import LEVEL, ROUNDING, Floats, sandwich
 
+_FLIPS_AT_ONCE = 2**21
+
 
 @dataclass(frozen=True, slots=True)
 class Difference:
@@ -116,7 +118,7 @@ def mcnemar(losses: int, gains: int) -> tuple[float, float]:
 
 
 def randomisation_p(
-    statistic: Callable[[NDArray[np.bool_]], float], n: int, repeats: int = 9_999, seed: int = 0
+    statistic: Callable[[NDArray[np.int8]], Floats], n: int, repeats: int = 9_999, seed: int = 0
 ) -> float:
     """One-sided p-value that a statistic of pairs is as low as it is by luck.
 
@@ -125,16 +127,19 @@ def randomisation_p(
     exact (Phipson and Smyth, "Permutation P-values should never be zero", 2010).
 
     Args:
-        statistic: which pairs are exchanged, shape (n,), to the statistic, for example a difference.
+        statistic: which pairs are exchanged, 0 or 1, shape (m, n), to the m statistics, for example
+            differences.
         n: number of pairs.
         repeats: random exchanges.
         seed: of the coin flips.
     """
     generator = np.random.default_rng(seed)
-    observed = statistic(np.zeros(n, np.bool_))
-    low = sum(
-        statistic(generator.integers(0, 2, n).astype(np.bool_)) <= observed + ROUNDING for _ in range(repeats)
-    )
+    observed = statistic(np.zeros((1, n), np.int8))[0]
+    at_once = max(1, _FLIPS_AT_ONCE // max(1, n))
+    low = 0
+    for done in range(0, repeats, at_once):
+        flips = generator.integers(0, 2, (min(at_once, repeats - done), n), np.int8)
+        low += int((statistic(flips) <= observed + ROUNDING).sum())
     return (low + 1) / (repeats + 1)
 
 

@@ -66,8 +66,8 @@ def test_too_few_samples_are_inconclusive_and_say_how_many_would_do(
     before, after = flipped(200, 20, 20)
     found = judged(tmp_path, Made(before), Made(after), f"inconclusive: {lets}")
     assert (found.verdict, found.exit_code) == ("inconclusive", code)
-    # 20 % of samples differ: (1.645 + 0.842)² · 0.2 / 0.02².
-    assert found.tasks[0].measured.samples_needed == pytest.approx(3100, rel=0.02)
+    # 20 % of samples differ: (1.645 + 0.842)² · 0.2 / 0.02², and some for the steps of an exact test.
+    assert found.tasks[0].measured.samples_needed == pytest.approx(3100, rel=0.04)
 
 
 def test_a_clear_gain_passes_however_few_samples_there_are(tmp_path: Path) -> None:

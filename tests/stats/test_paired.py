@@ -64,6 +64,14 @@ def test_models_that_never_differ_are_equal_for_sure():
     assert found.p_below(0.0) == found.p_above(0.0) == 1.0
 
 
+def test_two_samples_that_agree_are_no_certainty():
+    """The spread is then taken about no difference."""
+    found = paired_difference([0.6, 0.7], [0.5, 0.6])
+    assert found.value == pytest.approx(0.1)
+    assert found.stderr == pytest.approx(0.1)
+    assert found.p > 0.3
+
+
 @pytest.mark.parametrize(
     ("a", "clusters", "why"),
     [([1.0], None, "two or more"), ([0.0, math.nan], None, "not finite"), ([0.0, 1.0], [1], "as long as")],
@@ -87,7 +95,7 @@ def test_randomisation_of_right_and_wrong_is_mcnemar():
     a = np.array([1] * 12 + [0] * 3 + [1] * 20)
     b = np.array([0] * 12 + [1] * 3 + [1] * 20)
     d = b - a
-    found = randomisation_p(lambda swapped: float(np.where(swapped, -d, d).mean()), d.size, 4_999)
+    found = randomisation_p(lambda swapped: np.where(swapped, -d, d).mean(1), d.size, 4_999)
     assert found == pytest.approx(mcnemar(12, 3)[0], abs=0.01)
 
 
@@ -95,7 +103,7 @@ def test_randomisation_is_exact_over_all_exchanges():
     d = np.array([0.5, -0.2, -0.9, -0.4, -0.3])
     every = [np.dot(signs, d) for signs in itertools.product((1, -1), repeat=5)]
     exact = np.mean(np.array(every) <= d.sum() + 1e-12)
-    found = randomisation_p(lambda swapped: float(np.where(swapped, -d, d).sum()), 5, 4_999)
+    found = randomisation_p(lambda swapped: np.where(swapped, -d, d).sum(1), 5, 4_999)
     assert found == pytest.approx(exact, abs=0.02)
 
 
