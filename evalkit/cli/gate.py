@@ -91,7 +91,9 @@ def show(file: Path = typer.Argument(..., metavar="FILE", help="A file of `evalk
     found = read(file)
     typer.echo(one_line(f"{found.run_id}, {found.model.get('name')}"))
     for name, task in found.tasks.items():
-        typer.echo(one_line(f"{name}: {task.rows.num_rows:,} samples, {_scores(task.entry['metrics'])}"))
+        typer.echo(
+            one_line(f"{name}: {len(task.columns['task']):,} samples, {_scores(task.entry['metrics'])}")
+        )
 
 
 def _scores(metrics: dict[str, Any]) -> str:

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from evalkit.errors import DataError, UsageError
-from evalkit.gate.outcomes import COLUMNS, Outcomes, outcomes, read_run, read_table
+from evalkit.gate.outcomes import COLUMNS, Columns, Outcomes, outcomes, read_columns, read_run
 from evalkit.store import SCHEMA_VERSION, digest
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 SUFFIX = ".baseline.parquet"
 _ABOUT, _SHA256 = b"evalkit_baseline", b"evalkit_baseline_sha256"
@@ -28,14 +25,15 @@ def save(run: Path, path: Path) -> int:
     import pyarrow.parquet as pq
 
     found = read_run(run)
-    rows = pa.concat_tables([task.rows for task in found.tasks.values()])
+    tasks = found.tasks.values()
+    columns = {name: [value for task in tasks for value in task.columns[name]] for name in COLUMNS}
     about = json.dumps(_about(found), ensure_ascii=False, allow_nan=False).encode()
-    metadata = {_ABOUT: about, _SHA256: _digest(about, rows)}
+    metadata = {_ABOUT: about, _SHA256: _digest(about, columns)}
     partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        rows = rows.replace_schema_metadata(metadata)
-        pq.write_table(rows, partial, compression="zstd", compression_level=19)
+        schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in COLUMNS.items()], metadata)
+        pq.write_table(pa.table(columns, schema), partial, compression="zstd", compression_level=19)
         partial.replace(path)
     except OSError as error:
         raise UsageError(f"{path}: cannot be written ({error.strerror}); name another file") from error
@@ -55,10 +53,10 @@ def _about(found: Outcomes) -> dict[str, Any]:
     }
 
 
-def _digest(about: bytes, rows: pa.Table) -> bytes:
+def _digest(about: bytes, columns: Columns) -> bytes:
     """Checksum of all that a baseline says: a damaged one must never pass anything."""
-    columns = (json.dumps(rows[name].to_pylist()).encode() for name in COLUMNS)
-    return digest([about, *columns]).encode()
+    texts = (json.dumps(columns[name]).encode() for name in COLUMNS)
+    return digest([about, *texts]).encode()
 
 
 def read(path: Path) -> Outcomes:
@@ -75,13 +73,13 @@ def read(path: Path) -> Outcomes:
         raise UsageError(f"'{path}': no such baseline; make one with evalkit baseline save RUN {path}")
     try:
         metadata = pq.read_schema(path).metadata or {}
-        rows = read_table(path)
-        if _digest(metadata[_ABOUT], rows) != metadata[_SHA256]:
+        columns = read_columns(path)
+        if _digest(metadata[_ABOUT], columns) != metadata[_SHA256]:
             raise ValueError("it does not hold what was written")
         about = json.loads(metadata[_ABOUT])
         if about["schema_version"] != SCHEMA_VERSION:
             raise ValueError(f"of version {about['schema_version']}, this evalkit reads {SCHEMA_VERSION}")
-        return outcomes(str(path), about["results"], about["hashes"], rows)
+        return outcomes(str(path), about["results"], about["hashes"], columns)
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: not a readable baseline ({error}); save it again from its run") from error
 

@@ -108,7 +108,7 @@ def compare(pair: Pair, metric: str, rows: NDArray[np.intp], *, lower_is_better:
         return _compare_corpora(pair, rows, sign)
     _check_reproduced(pair, metric)
     a, b = (scores[rows] for scores in pair.scores(metric))
-    subsets = pair.baseline.column("subset")
+    subsets = pair.baseline.columns["subset"]
     weights = weigh(pair.baseline.entry, [subsets[row] for row in pair.rows[0][rows]])
     changes = sign * (b - a)
     total = float(weights.sum())
@@ -155,7 +155,7 @@ def _check_reproduced(pair: Pair, metric: str) -> None:
     for task in (pair.baseline, pair.candidate):
         scores = task.scores(metric)
         scored = np.flatnonzero(~np.isnan(scores))
-        subsets = task.column("subset")
+        subsets = task.columns["subset"]
         weights = weigh(task.entry, [subsets[row] for row in scored])
         published = task.entry["metrics"][metric]["value"]
         if abs(float(weights @ scores[scored] / weights.sum()) - published) > _REPRODUCED:

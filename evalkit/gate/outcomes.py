@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,13 +15,23 @@ from evalkit.errors import DataError, UsageError
 from evalkit.store import RunStore
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from evalkit.stats.intervals import Floats
 
 Json = Mapping[str, Any]
 
-COLUMNS = ("task", "subset", "sample_id", "correct", "metrics", "prediction", "target", "error")
+Columns = Mapping[str, list[Any]]
+"""Values by column, with None where a sample has none."""
+
+COLUMNS = {
+    "task": "string",
+    "subset": "string",
+    "sample_id": "string",
+    "correct": "double",
+    "metrics": "string",
+    "prediction": "string",
+    "target": "string",
+    "error": "string",
+}
 """What of `samples.parquet` is read."""
 
 
@@ -37,8 +47,8 @@ class TaskOutcomes:
     """Its entry in the result document."""
     hashes: Json
     """Its hash ladder."""
-    rows: pa.Table
-    """The samples, with the columns of `COLUMNS`."""
+    columns: Columns
+    """The samples."""
 
     @cached_property
     def row_of(self) -> dict[tuple[str, str], int]:
@@ -47,9 +57,9 @@ class TaskOutcomes:
         Raises:
             DataError: two samples share an id.
         """
-        keys = zip(self.column("subset"), self.column("sample_id"), strict=True)
+        keys = zip(self.columns["subset"], self.columns["sample_id"], strict=True)
         found = {key: row for row, key in enumerate(keys)}
-        if len(found) < self.rows.num_rows:
+        if len(found) < len(self.columns["subset"]):
             raise DataError(f"{self.source}: {self.name} has two samples of one id; run it again")
         return found
 
@@ -58,25 +68,20 @@ class TaskOutcomes:
         """The task's first metric; None without a score."""
         return next(iter(self.entry["metrics"]), None)
 
-    def column(self, name: str) -> list[Any]:
-        """One column, with None where a sample has no value."""
-        found: list[Any] = self.rows[name].to_pylist()
-        return found
-
     def scores(self, metric: str) -> Floats:
         """Each sample's score in a metric, a fraction, shape (n,); NaN where it has none.
 
         Raises:
             DataError: a score is no fraction, such as one that is not a number.
         """
-        found = self.column("correct") if metric == self.headline else self._metric(metric)
+        found = self.columns["correct"] if metric == self.headline else self._metric(metric)
         scores = np.array(found, np.float64)
         scored = np.array([score is not None for score in found], np.bool_)
         # Written so that NaN fails as well.
         bad = scored & ~((scores >= 0) & (scores <= 1))
         if bad.any():
             row = int(np.flatnonzero(bad)[0])
-            sample = f"sample {self.column('sample_id')[row]!r} of {self.column('subset')[row]!r}"
+            sample = f"sample {self.columns['sample_id'][row]!r} of {self.columns['subset'][row]!r}"
             raise DataError(
                 f"{self.source}: {self.name}: {sample} has {metric} {scores[row]:g}, which is no fraction; "
                 "score the run again (evalkit rescore)"
@@ -84,15 +89,15 @@ class TaskOutcomes:
         return scores
 
     def _metric(self, name: str) -> list[float | None]:
-        texts = self.rows["metrics"].combine_chunks().dictionary_encode()
+        texts = self.columns["metrics"]
         # Few different ones, each read once.
         try:
-            read = [json.loads(text).get(name) for text in texts.dictionary.to_pylist()]
+            read = {text: json.loads(text).get(name) for text in set(texts)}
         except (ValueError, TypeError, AttributeError) as error:
             raise DataError(
                 f"{self.source}: {self.name}: a sample's metrics are damaged ({error})"
             ) from error
-        return [None if at is None else read[at] for at in texts.indices.to_pylist()]
+        return [read[text] for text in texts]
 
 
 @dataclass(frozen=True)
@@ -126,21 +131,22 @@ def read_run(root: Path) -> Outcomes:
         raise UsageError(f"'{root}' has no samples.parquet, without which samples cannot be compared")
     try:
         ladders = {name: task["hashes"] for name, task in manifest["tasks"].items()}
-        return outcomes(str(root), results, ladders, read_table(path))
+        return outcomes(str(root), results, ladders, read_columns(path))
     except (KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{root}: its documents are damaged ({error!r}); run again") from error
 
 
-def outcomes(name: str, results: Json, ladders: Json, rows: pa.Table) -> Outcomes:
+def outcomes(name: str, results: Json, ladders: Json, columns: Columns) -> Outcomes:
     """Put documents and samples together.
 
     Raises:
         KeyError, TypeError, AttributeError: something is missing from the documents.
     """
-    import pyarrow.compute as pc
-
+    rows: dict[str, list[int]] = {}
+    for row, task in enumerate(columns["task"]):
+        rows.setdefault(task, []).append(row)
     tasks = {
-        task: TaskOutcomes(name, task, entry, ladders[task], rows.filter(pc.equal(rows["task"], task)))
+        task: TaskOutcomes(name, task, entry, ladders[task], _rows_of(columns, rows.get(task, [])))
         for task, entry in results["tasks"].items()
     }
     return Outcomes(
@@ -153,7 +159,11 @@ def outcomes(name: str, results: Json, ladders: Json, rows: pa.Table) -> Outcome
     )
 
 
-def read_table(path: Path) -> pa.Table:
+def _rows_of(columns: Columns, rows: Sequence[int]) -> Columns:
+    return {name: [column[row] for row in rows] for name, column in columns.items()}
+
+
+def read_columns(path: Path) -> Columns:
     """Read samples.
 
     Raises:
@@ -165,6 +175,11 @@ def read_table(path: Path) -> pa.Table:
     try:
         # `pq.read_table` takes half a second longer: it imports pandas.
         with pq.ParquetFile(path) as file:
-            return file.read(list(COLUMNS)).select(COLUMNS)
+            table = file.read(list(COLUMNS)).select(list(COLUMNS))
+        for name, kind in COLUMNS.items():
+            if str(table[name].type) != kind:
+                raise ValueError(f"the column {name} is of type {table[name].type}, not {kind}")
+        columns: Columns = table.to_pydict()
+        return columns
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         raise DataError(f"{path}: not a readable table of samples ({error})") from error

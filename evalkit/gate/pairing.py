@@ -30,7 +30,7 @@ class Pair:
 
     def columns(self, name: str) -> tuple[list[str | None], list[str | None]]:
         """A column of both runs, in the order of `rows`."""
-        columns = self.baseline.column(name), self.candidate.column(name)
+        columns = self.baseline.columns[name], self.candidate.columns[name]
         baseline, candidate = (
             [column[row] for row in rows] for column, rows in zip(columns, self.rows, strict=True)
         )

