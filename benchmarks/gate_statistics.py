@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from _common import parser, save
@@ -64,6 +65,28 @@ def rounding(n: int, noise: float) -> Case:
         return (answers[0] == target).astype(float), (answers[1] == target).astype(float), np.ones(n)
 
     return Case(f"rounding noise of {noise:g} in every log-probability", n, draw)
+
+
+def real_rounding(n: int, float32: Path, bfloat16: Path) -> Case:
+    """A real model's option scores in float32, each rounded as its bfloat16 run rounded another option's."""
+    import pyarrow.parquet as pq
+
+    columns = ["choice_logprobs", "target"]
+    exact, rounded = (pq.read_table(run / "samples.parquet", columns=columns) for run in (float32, bfloat16))
+    rows = exact["choice_logprobs"].to_pylist()
+    scores = np.full((len(rows), max(map(len, rows))), -np.inf)
+    for at, row in enumerate(rows):
+        scores[at, : len(row)] = row
+    noise = np.concatenate(rounded["choice_logprobs"].to_pylist()) - np.concatenate(rows)
+    targets = [int(t) if t.isdigit() else ord(t) - ord("A") for t in exact["target"].to_pylist()]
+
+    def draw(rng: np.random.Generator) -> tuple[Floats, Floats, Floats]:
+        at = rng.integers(0, len(rows), n)
+        answers = ((scores[at] + rng.choice(noise, (n, scores.shape[1]))).argmax(1) for _ in "ab")
+        a, b = ((answer == np.array(targets)[at]).astype(float) for answer in answers)
+        return a, b, np.ones(n)
+
+    return Case("a real model's bfloat16 rounding", n, draw)
 
 
 def fractions(n: int, spread: float, drop: float = 0.0) -> Case:
@@ -191,6 +214,7 @@ def _right_or_wrong(losses: int, gains: int, same: int) -> Comparison:
         p_lower=mcnemar(losses, gains)[0],
         rows=np.arange(changes.size),
         changes=changes,
+        is_mcnemar=True,
     )
 
 
@@ -207,7 +231,7 @@ def planted(
     else:
         draws = (case.draw(rng) for _ in range(pairs))
         seen = sum(p_lower(b - a, weights) <= ALPHA for a, b, weights in draws)
-    computed = power(drop, math.sqrt(differ - drop**2), effective_n, ALPHA, lost=1)
+    computed = power(drop, math.sqrt(differ - drop**2), effective_n, ALPHA, lost=float(subsets == 1))
     # What is seen with runs of independent samples: two proportions of one half.
     unpaired = power(drop, math.sqrt(0.5), effective_n, ALPHA)
     gap = 100 * (seen / pairs - computed)
@@ -227,11 +251,16 @@ def table(title: str, headings: list[str], rows: list[list[str]]) -> None:
 def main() -> None:
     arguments = parser(__doc__ or "")
     arguments.add_argument("--pairs", type=int, default=2000, help="pairs per row")
+    arguments.add_argument(
+        "--runs", nargs=2, metavar=("FLOAT32", "BFLOAT16"), help="two real runs of one model"
+    )
     args = arguments.parse_args()
     rng, pairs, began = np.random.default_rng(7), args.pairs, time.monotonic()
+    real = [real_rounding(n, *map(Path, args.runs)) for n in (1000, 14_042)] if args.runs else []
     null = [
         size(case, pairs, rng)
         for case in (
+            *real,
             rounding(1000, 0.03), rounding(14_042, 0.03), rounding(1000, 0.003),
             right_or_wrong(200, 0.1), right_or_wrong(1000, 0.02), right_or_wrong(14_042, 0.1),
             right_or_wrong(1000, 0.005, subsets=20), right_or_wrong(2000, 0.1, subsets=57),

@@ -47,6 +47,8 @@ class Comparison:
     """Places in the pair of the samples compared, shape (n,)."""
     changes: Floats
     """How much better each of them is, shape (n,)."""
+    is_mcnemar: bool
+    """Whether `p_lower` is of McNemar's test, whose statistic moves in steps of a whole sample."""
 
     @property
     def sd(self) -> float:
@@ -120,6 +122,7 @@ def compare(pair: Pair, metric: str, rows: NDArray[np.intp], *, lower_is_better:
         p_lower=p_lower(changes, weights),
         rows=rows,
         changes=changes,
+        is_mcnemar=are_right_or_wrong(changes, weights),
     )
 
 
@@ -167,11 +170,15 @@ def _check_reproduced(pair: Pair, metric: str) -> None:
 
 def p_lower(changes: Floats, weights: Floats) -> float:
     """One-sided p-value of the claim that samples became worse, by changes and weights of shape (n,)."""
-    differ = changes != 0
-    if np.all(weights == weights[0]) and np.all(np.abs(changes[differ]) == 1):
+    if are_right_or_wrong(changes, weights):
         return mcnemar(int((changes < 0).sum()), int((changes > 0).sum()))[0]
-    parts = (weights * changes)[differ]
+    parts = (weights * changes)[changes != 0]
     return randomisation_p(lambda swapped: parts.sum() - 2 * (swapped @ parts), parts.size)
+
+
+def are_right_or_wrong(changes: Floats, weights: Floats) -> bool:
+    """Whether samples of equal weight change by all or nothing, by arrays of shape (n,)."""
+    return bool(np.all(weights == weights[0]) and np.isin(changes, (-1, 0, 1)).all())
 
 
 def _compare_corpora(pair: Pair, rows: NDArray[np.intp], sign: float) -> Comparison:
@@ -203,4 +210,5 @@ def _compare_corpora(pair: Pair, rows: NDArray[np.intp], sign: float) -> Compari
         p_lower=randomisation_p(swapped_gains, differ.size, 1_999),
         rows=rows,
         changes=sign * ((second == gold).astype(np.float64) - (first == gold)),
+        is_mcnemar=False,
     )

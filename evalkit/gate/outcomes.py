@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -132,7 +133,7 @@ def read_run(root: Path) -> Outcomes:
     try:
         ladders = {name: task["hashes"] for name, task in manifest["tasks"].items()}
         return outcomes(str(root), results, ladders, read_columns(path))
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"{root}: its documents are damaged ({error!r}); run again") from error
 
 
@@ -140,8 +141,10 @@ def outcomes(name: str, results: Json, ladders: Json, columns: Columns) -> Outco
     """Put documents and samples together.
 
     Raises:
-        KeyError, TypeError, AttributeError: something is missing from the documents.
+        KeyError, TypeError, ValueError, AttributeError: something is missing from the documents.
     """
+    for task, entry in results["tasks"].items():
+        _check_entry(entry, ladders[task])
     rows: dict[str, list[int]] = {}
     for row, task in enumerate(columns["task"]):
         rows.setdefault(task, []).append(row)
@@ -157,6 +160,15 @@ def outcomes(name: str, results: Json, ladders: Json, columns: Columns) -> Outco
         leakage=results.get("leakage", {}).get("tasks", {}),
         tasks=tasks,
     )
+
+
+def _check_entry(entry: Json, hashes: Json) -> None:
+    """Look up all that is read later, so that damage is noticed here."""
+    texts = (entry["task"], entry["average"], hashes["data"])
+    numbers = [estimate["value"] for estimate in entry["metrics"].values()]
+    numbers += [entry["counters"][name] for name in ("samples", "errors", "unparsed", "truncated")]
+    if not all(isinstance(text, str) for text in texts) or not all(map(math.isfinite, numbers)):
+        raise ValueError(f"{texts} or {numbers} are not what they should be")
 
 
 def _rows_of(columns: Columns, rows: Sequence[int]) -> Columns:

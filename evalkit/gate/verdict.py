@@ -250,7 +250,7 @@ def _decide(
     rule, level = case.rule, case.alpha / share
     margin = rule.margin / 100
     low, high = comparison.difference.ci95
-    seen = smallest_difference(comparison.sd, comparison.effective_n, level, _lost(rule))
+    seen = smallest_difference(comparison.sd, comparison.effective_n, level, _lost(rule, comparison))
     measured = Measured(
         baseline=100 * comparison.baseline,
         candidate=100 * comparison.candidate,
@@ -270,17 +270,8 @@ def _decide(
     passed, reason, needed = _support(case, comparison, level)
     if passed:
         return "pass", reason, measured
-    if needed is None:
-        return (
-            "inconclusive",
-            f"{reason}; no number of samples would decide a difference at the margin",
-            measured,
-        )
-    return (
-        "inconclusive",
-        f"{reason}; {needed:,} samples would decide",
-        replace(measured, samples_needed=needed),
-    )
+    would = f"{needed:,} samples would decide" if needed else "at the margin no number of samples decides"
+    return "inconclusive", f"{reason}; {would}", replace(measured, samples_needed=needed)
 
 
 def _support(case: _Case, found: Comparison, level: float) -> tuple[bool, str, int | None]:
@@ -297,11 +288,8 @@ def _support(case: _Case, found: Comparison, level: float) -> tuple[bool, str, i
     shown = "shown" if p <= case.alpha else "not shown"
     what = "to be within" if rule.test == "equivalence" else "not to be worse by"
     reason = f"{shown} {what} {rule.margin:g} points (p = {p:.2g})"
-    return (
-        p <= case.alpha,
-        reason,
-        _needed(found, distance, max(found.sd, least_sd(margin)), case.alpha, _lost(rule)),
-    )
+    sd = max(found.sd, least_sd(margin))
+    return p <= case.alpha, reason, _needed(found, distance, sd, case.alpha, _lost(rule, found))
 
 
 def _could_see(case: _Case, found: Comparison, level: float) -> tuple[bool, str, int | None]:
@@ -312,14 +300,14 @@ def _could_see(case: _Case, found: Comparison, level: float) -> tuple[bool, str,
     if p <= case.alpha:
         return True, f"a drop of {rule.detect:g} points is ruled out (p = {p:.2g})", None
     sd = max(found.sd, least_sd(drop))
-    seen = power(excess, sd, found.effective_n, level, _lost(rule))
+    seen = power(excess, sd, found.effective_n, level, _lost(rule, found))
     reason = f"not shown to be worse; a drop of {rule.detect:g} points would be with power {seen:.2f}"
-    return seen >= POWER, reason, _needed(found, excess, sd, level, _lost(rule))
+    return seen >= POWER, reason, _needed(found, excess, sd, level, _lost(rule, found))
 
 
-def _lost(rule: Rule) -> float:
-    """What discrete scores cost a test: exact ones a whole sample, those against a margin half of one."""
-    return 0.5 if rule.margin else 1.0
+def _lost(rule: Rule, found: Comparison) -> float:
+    """What the steps of the scores cost a test, in samples."""
+    return 0.5 if rule.margin else float(found.is_mcnemar)
 
 
 def _needed(comparison: Comparison, difference: float, sd: float, level: float, lost: float) -> int | None:
@@ -404,8 +392,9 @@ def allowed(limit: str, samples: int) -> float:
 
 def _cost_checks(policy: Policy, candidate: Outcomes) -> Iterator[Check]:
     for name, limit in policy.max_cost.items():
-        found = candidate.cost[name]
-        yield Check(name, f"{found:,.15g}", f"{limit:,.15g}", found <= limit)
+        found = candidate.cost.get(name)
+        said = "unknown" if found is None else f"{found:,.15g}"
+        yield Check(name, said, f"{limit:,.15g}", found is not None and found <= limit)
 
 
 def _notes(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,21 +79,28 @@ def paired_difference(
     """
     d = np.asarray(a, np.float64) - np.asarray(b, np.float64)
     w = np.ones_like(d) if weights is None else np.asarray(weights, np.float64)
-    cluster_of = np.arange(d.size) if clusters is None else np.unique(clusters, return_inverse=True)[1]
-    if not d.shape == w.shape == cluster_of.shape or d.size < 2:
-        shapes = f"scores {d.shape}, weights {w.shape} and clusters {cluster_of.shape}"
-        raise ValueError(f"{shapes} must be as long as each other, and two or more")
+    cluster_of = None if clusters is None else np.unique(clusters, return_inverse=True)[1]
+    shapes = [one.shape for one in (d, w, cluster_of) if one is not None]
+    if d.ndim != 1 or d.size < 2 or len(set(shapes)) > 1:
+        raise ValueError(f"differences, weights and clusters are {shapes}: at least two, all alike")
     if not np.isfinite(d).all():
         raise ValueError("a score is not finite")
     total = float(w.sum())
     mean = float(w @ d) / total
-    about_mean = w * (d - mean)
-    stderr, units = 0.0, d.size
-    for residuals in (np.bincount(cluster_of, about_mean).astype(np.float64), about_mean, w * d):
-        stderr, units = sandwich(residuals, total) or 0.0, residuals.size
+    for residuals in _residuals(d, w, mean, cluster_of):
+        stderr = sandwich(residuals, total) or 0.0
         if stderr > ROUNDING:
-            break
-    return Difference(mean, stderr, units - 1, d.size)
+            return Difference(mean, stderr, residuals.size - 1, d.size)
+    return Difference(0.0, 0.0, d.size - 1, d.size)
+
+
+def _residuals(d: Floats, w: Floats, mean: float, cluster_of: NDArray[np.intp] | None) -> Iterator[Floats]:
+    """What the spread may be taken from, best first: sums over clusters, samples, samples about 0."""
+    about_mean = w * (d - mean)
+    if cluster_of is not None:
+        yield np.bincount(cluster_of, weights=about_mean).astype(np.float64)
+    yield about_mean
+    yield w * d
 
 
 def mcnemar(losses: int, gains: int) -> tuple[float, float]:

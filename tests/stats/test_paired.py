@@ -1,122 +1,131 @@
-from __future__ import annotations
-
-import itertools
-import math
-
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
-from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
-from statsmodels.stats.weightstats import ttost_paired
 
 from evalkit.stats.intervals import clustered_mean
-from evalkit.stats.paired import (
-    bootstrap_difference,
-    mcnemar,
-    paired_difference,
-    randomisation_p,
-)
+from evalkit.stats.paired import paired_difference
 
-RNG = np.random.default_rng(0)
-A, B = RNG.random(80), RNG.random(80)
+SCORES = st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1), st.integers(0, 4)), min_size=2, max_size=40)
 
 
-def test_independent_samples_are_students_paired_test():
-    found, expected = paired_difference(A, B), stats.ttest_rel(A, B)
-    assert found.value == pytest.approx((A - B).mean())
+def test_of_independent_samples_is_the_paired_t_test():
+    generator = np.random.default_rng(1)
+    a, b = generator.random((2, 57))
+    expected = stats.ttest_rel(a, b)
+    interval = expected.confidence_interval(0.95)
+    found = paired_difference(a, b)
+    assert (found.value, found.n) == (pytest.approx(np.mean(a - b)), 57)
     assert found.p == pytest.approx(expected.pvalue)
-    assert found.ci95 == pytest.approx(tuple(expected.confidence_interval(0.95)))
-    assert found.p_below(0.0) == pytest.approx(stats.ttest_rel(A, B, alternative="less").pvalue)
-    assert found.p_above(0.0) == pytest.approx(stats.ttest_rel(A, B, alternative="greater").pvalue)
+    assert found.ci95 == pytest.approx((interval.low, interval.high))
+    assert found.stderr == pytest.approx(stats.sem(a - b))
+    assert paired_difference(a, b, np.zeros(57)) == found
+    assert paired_difference(a, b, np.arange(57)).ci95 == pytest.approx(found.ci95)
 
 
-@pytest.mark.parametrize("margin", [0.02, 0.1, 0.3])
-def test_two_one_sided_tests_are_statsmodels(margin):
-    found = paired_difference(A, B)
-    p, (_, low, _), (_, high, _) = ttost_paired(A, B, -margin, margin)
-    assert found.p_above(-margin) == pytest.approx(low)
-    assert found.p_below(margin) == pytest.approx(high)
-    assert max(found.p_above(-margin), found.p_below(margin)) == pytest.approx(p)
+def test_of_equal_clusters_is_the_paired_t_test_of_their_means():
+    generator = np.random.default_rng(2)
+    a, b = generator.random((2, 8, 5))
+    clusters = np.repeat(list("abcdefgh"), 5)
+    expected = stats.ttest_rel(a.mean(axis=1), b.mean(axis=1))
+    found = paired_difference(a.ravel(), b.ravel(), clusters)
+    assert found.p == pytest.approx(expected.pvalue)
+    assert found.stderr == pytest.approx(stats.sem(a.mean(axis=1) - b.mean(axis=1)))
 
 
-def test_clusters_and_weights_give_the_error_of_the_macro_average():
-    subset = np.repeat(["a", "b", "c", "d"], 20)
-    weights = np.where(subset == "a", 2.0, 1.0)
-    # Moved into [0, 1], where `clustered_mean` is defined.
-    expected = clustered_mean((A - B + 1) / 2, subset, weights)
-    found = paired_difference(A, B, subset, weights)
-    assert found.value == pytest.approx(2 * expected.value - 1)
-    assert found.stderr == pytest.approx(2 * expected.stderr)
-    assert found.freedom == 3
+def test_by_hand_with_weights_and_unequal_clusters():
+    a, b = [1.0, 0.0, 1.0, 1.0], [0.0, 0.0, 1.0, 0.5]
+    weights, clusters = [2.0, 1.0, 1.0, 1.0], [0, 0, 1, 2]
+    # d = 1, 0, 0, ½; mean = 2.5 / 5; residual sums: 2·½ − ½, −½, 0; stderr = √(½) / 5 · √(3/2)
+    found = paired_difference(a, b, clusters, weights)
+    assert found.value == pytest.approx(0.5)
+    assert found.stderr == pytest.approx(np.sqrt(0.5) / 5 * np.sqrt(1.5))
+    assert found.p == pytest.approx(2 * stats.t.sf(0.5 / found.stderr, 2))
 
 
-def test_one_cluster_counts_as_independent_samples():
-    assert paired_difference(A, B, np.zeros(80)) == paired_difference(A, B)
+def test_of_clusters_needs_their_means_only():
+    """Subset scores under subset weights say all that the samples say."""
+    generator = np.random.default_rng(3)
+    clusters = generator.integers(0, 9, 200)
+    a, b = generator.random((2, 200))
+    sizes = np.bincount(clusters)
+    means = [np.bincount(clusters, weights=x) / sizes for x in (a, b)]
+    for of_sample, of_cluster in ((np.ones(200), sizes), (1 / sizes[clusters], np.ones(9))):
+        samples = paired_difference(a, b, clusters, of_sample)
+        subsets = paired_difference(*means, weights=of_cluster)
+        assert (subsets.value, subsets.stderr) == pytest.approx((samples.value, samples.stderr))
+        assert subsets.p == pytest.approx(samples.p)
 
 
-def test_models_that_never_differ_are_equal_for_sure():
-    found = paired_difference(A, A)
-    assert (found.value, found.p, found.ci95) == (0.0, 1.0, (0.0, 0.0))
-    assert found.p_below(0.01) == 0.0
-    assert found.p_above(-0.01) == 0.0
-    assert found.p_below(0.0) == found.p_above(0.0) == 1.0
+@given(SCORES)
+def test_against_nothing_is_the_spread_of_one_mean(rows):
+    a, _, clusters = zip(*rows, strict=True)
+    found = paired_difference(a, np.zeros(len(a)), clusters)
+    alone = clustered_mean(a, clusters)
+    assert found.value == pytest.approx(alone.value)
+    if len(set(clusters)) > 1 and found.stderr > 1e-6 and np.ptp(a) > 1e-3:
+        assert found.stderr == pytest.approx(alone.stderr, rel=1e-3)
 
 
-def test_two_samples_that_agree_are_no_certainty():
-    """The spread is then taken about no difference."""
-    found = paired_difference([0.6, 0.7], [0.5, 0.6])
-    assert found.value == pytest.approx(0.1)
-    assert found.stderr == pytest.approx(0.1)
+@given(SCORES)
+def test_is_antisymmetric_and_agrees_with_itself(rows):
+    a, b, clusters = zip(*rows, strict=True)
+    found, back = paired_difference(a, b, clusters), paired_difference(b, a, clusters)
+    assert back.value == pytest.approx(-found.value)
+    assert back.ci95 == pytest.approx((-found.ci95[1], -found.ci95[0]))
+    assert found.ci95[0] <= found.value <= found.ci95[1]
+    if not 0.0499 < found.p < 0.0501:
+        assert (found.p < 0.05) == (not found.ci95[0] <= 0 <= found.ci95[1])
+
+
+def test_equal_answers_are_no_difference():
+    found = paired_difference([1, 0, 1], [1, 0, 1], [0, 0, 1])
+    assert (found.value, found.stderr, found.p) == (0, 0, 1)
+
+
+@pytest.mark.parametrize("clusters", [[0, 0], [0, 1], None])
+def test_two_samples_that_agree_are_no_certainty(clusters):
+    found = paired_difference([1, 1], [0, 0], clusters)
+    assert found.value == 1
     assert found.p > 0.3
+    assert found.ci95[0] < 0
+
+
+def test_many_samples_that_agree_are_evidence():
+    assert paired_difference(np.ones(20), np.zeros(20)).p < 0.001
+
+
+def test_clusters_that_agree_leave_the_spread_to_the_samples():
+    a, clusters = [1, 0, 0, 0] * 2, [0] * 4 + [1] * 4
+    assert paired_difference(a, np.zeros(8), clusters) == paired_difference(a, np.zeros(8))
 
 
 @pytest.mark.parametrize(
-    ("a", "clusters", "why"),
-    [([1.0], None, "two or more"), ([0.0, math.nan], None, "not finite"), ([0.0, 1.0], [1], "as long as")],
+    "arguments",
+    [
+        ([1], [0], [0]),
+        ([], [], []),
+        ([1, 0], [0, 0], [0]),
+        ([1, 0], [0, 0], [0, 1], [1]),
+        ([[1, 0]], [[0, 0]]),
+    ],
 )
-def test_what_cannot_be_compared(a, clusters, why):
-    with pytest.raises(ValueError, match=why):
-        paired_difference(a, np.zeros(len(a)), clusters)
+def test_shapes_that_do_not_fit_are_refused(arguments):
+    with pytest.raises(ValueError, match="at least two"):
+        paired_difference(*arguments)
 
 
-@given(st.integers(0, 60), st.integers(0, 60))
-def test_mcnemar_is_statsmodels_exact_one(losses, gains):
-    worse, two_sided = mcnemar(losses, gains)
-    table = [[7, losses], [gains, 9]]
-    assert two_sided == pytest.approx(reference_mcnemar(table, exact=True).pvalue)
-    if losses + gains:
-        one_sided = stats.binomtest(losses, losses + gains, alternative="greater")
-        assert worse == pytest.approx(one_sided.pvalue)
-
-
-def test_randomisation_of_right_and_wrong_is_mcnemar():
-    a = np.array([1] * 12 + [0] * 3 + [1] * 20)
-    b = np.array([0] * 12 + [1] * 3 + [1] * 20)
-    d = b - a
-    found = randomisation_p(lambda swapped: np.where(swapped, -d, d).mean(1), d.size, 4_999)
-    assert found == pytest.approx(mcnemar(12, 3)[0], abs=0.01)
-
-
-def test_randomisation_is_exact_over_all_exchanges():
-    d = np.array([0.5, -0.2, -0.9, -0.4, -0.3])
-    every = [np.dot(signs, d) for signs in itertools.product((1, -1), repeat=5)]
-    exact = np.mean(np.array(every) <= d.sum() + 1e-12)
-    found = randomisation_p(lambda swapped: np.where(swapped, -d, d).sum(1), 5, 4_999)
-    assert found == pytest.approx(exact, abs=0.02)
-
-
-def test_bootstrap_of_a_mean_agrees_with_the_formula():
-    a, b = RNG.random((2, 400))
-    found = bootstrap_difference(lambda rows: float((a - b)[rows].mean()), np.arange(400))
-    expected = paired_difference(a, b)
-    assert found.value == pytest.approx(expected.value)
-    assert found.stderr == pytest.approx(expected.stderr, rel=0.1)
-
-
-def test_bootstrap_draws_whole_clusters():
-    cluster = np.repeat(np.arange(40), 10)
-    d = np.repeat(RNG.normal(0, 1, 40), 10)
-    found = bootstrap_difference(lambda rows: float(d[rows].mean()), cluster)
-    assert found.stderr == pytest.approx(paired_difference(d, 0 * d, cluster).stderr, rel=0.15)
+@pytest.mark.parametrize("clustered", [False, True])
+def test_a_difference_that_is_none_is_found_in_one_of_twenty(clustered):
+    """Size of the test on 0/1 scores of two equally able models that find the same questions hard."""
+    generator = np.random.default_rng(4)
+    n, repeats = 300, 1000
+    clusters = np.arange(n) % 15 if clustered else None
+    rejected = 0
+    for _ in range(repeats):
+        hard = generator.random(n)
+        edges = generator.normal(scale=0.15, size=15)[clusters] if clustered else 0.0
+        a, b = ((generator.random(n) < hard + shift).astype(float) for shift in (edges / 2, -edges / 2))
+        rejected += paired_difference(a, b, clusters).p < 0.05
+    assert 0.03 < rejected / repeats < 0.07
