@@ -228,8 +228,16 @@ def _metrics(resolved: ResolvedTask, rows: _Columns) -> dict[str, Any]:
             average: {name: estimate["value"] for name, estimate in estimates.items()}
             for average, estimates in averages.items()
         },
+        **_categories(protocol),
         **_strata(resolved, rows),
     }
+
+
+def _categories(protocol: Protocol) -> dict[str, dict[str, list[str]]]:
+    """Put down the members of the categories that the published score is a mean over."""
+    if protocol.average != "category":
+        return {}
+    return {"categories": {name: list(members) for name, members in protocol.groups.members.items()}}
 
 
 def _averages(protocol: Protocol) -> tuple[Average, ...]:

@@ -12,7 +12,7 @@ import typer
 import typer.core
 
 from evalkit._version import __version__
-from evalkit.cli import data, diff, doctor, leaderboard, leakage, models, report, run, tasks
+from evalkit.cli import data, diff, doctor, gate, leaderboard, leakage, models, report, run, tasks
 from evalkit.errors import EvalkitError
 from evalkit.reports.text import visible
 
@@ -49,6 +49,8 @@ app.add_typer(leakage.app, name="leakage")
 app.command("report")(report.report)
 app.command("leaderboard")(leaderboard.leaderboard)
 app.command("diff")(diff.diff)
+app.command("gate")(gate.gate)
+app.add_typer(gate.app)
 app.command("doctor")(doctor.doctor)
 
 

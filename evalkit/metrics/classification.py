@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 def macro_f1(predictions: Sequence[str | None], targets: Sequence[str]) -> float:
@@ -18,16 +23,28 @@ def macro_f1(predictions: Sequence[str | None], targets: Sequence[str]) -> float
     """
     if not targets or len(predictions) != len(targets):
         raise ValueError(f"macro-F1 needs one prediction per target, not {len(predictions)}, {len(targets)}")
+    gold, predicted = class_numbers(targets, predictions)
+    return macro_f1_of(predicted, gold)
+
+
+def class_numbers(*columns: Sequence[str | None]) -> list[NDArray[np.intp]]:
+    """Number the classes that occur in any of the columns, each of shape (n,); None becomes -1."""
     # Imported here, so that listing tasks need not load it.
     import numpy as np
 
-    classes = sorted({*targets, *(p for p in predictions if p is not None)})
-    number = {name: i for i, name in enumerate(classes)}
-    gold = np.array([number[target] for target in targets])
-    predicted = np.array([-1 if p is None else number[p] for p in predictions])
+    classes = sorted({name for column in columns for name in column if name is not None})
+    number: dict[str | None, int] = {name: i for i, name in enumerate(classes)} | {None: -1}
+    return [np.array([number[name] for name in column], np.intp) for column in columns]
+
+
+def macro_f1_of(predicted: NDArray[np.intp], gold: NDArray[np.intp]) -> float:
+    """Return the same of class numbers, shape (n,) each, where a prediction of -1 is none."""
+    import numpy as np
+
     hits, in_gold, in_predicted = (
-        np.bincount(rows, minlength=len(classes))
+        np.bincount(rows, minlength=1 + max(gold.max(), predicted.max()))
         for rows in (gold[gold == predicted], gold, predicted[predicted >= 0])
     )
-    # Harmonic mean of precision and recall; every class occurs, so that no denominator is 0.
-    return float(np.mean(2 * hits / (in_gold + in_predicted)))
+    occurs = in_gold + in_predicted > 0
+    # Harmonic mean of precision and recall.
+    return float(np.mean(2 * hits[occurs] / (in_gold + in_predicted)[occurs]))

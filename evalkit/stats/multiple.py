@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 
 from evalkit.stats.intervals import Floats
 
@@ -27,7 +26,11 @@ def benjamini_hochberg(p_values: ArrayLike) -> Floats:
 
     Source: Benjamini and Hochberg, "Controlling the False Discovery Rate", JRSS B 57 (1995).
     """
-    return np.asarray(stats.false_discovery_control(checked(p_values, 1.0), method="bh"), np.float64)
+    p = checked(p_values, 1.0)
+    order = np.argsort(-p, kind="stable")
+    adjusted = np.empty(p.size)
+    adjusted[order] = np.minimum.accumulate(p[order] * p.size / np.arange(p.size, 0, -1))
+    return np.minimum(adjusted, 1.0)
 
 
 def checked(values: ArrayLike, most: float) -> Floats:

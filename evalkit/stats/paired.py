@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
 from evalkit.stats.intervals import LEVEL, ROUNDING, Floats, sandwich
+
+_FLIPS_AT_ONCE = 2**21
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,20 +79,28 @@ def paired_difference(
     """
     d = np.asarray(a, np.float64) - np.asarray(b, np.float64)
     w = np.ones_like(d) if weights is None else np.asarray(weights, np.float64)
-    cluster_of = np.arange(d.size) if clusters is None else np.unique(clusters, return_inverse=True)[1]
-    if d.ndim != 1 or not d.shape == w.shape == cluster_of.shape or d.size < 2:
-        shapes = f"scores {d.shape}, weights {w.shape} and clusters {cluster_of.shape}"
-        raise ValueError(f"{shapes}: at least two, all alike")
+    cluster_of = None if clusters is None else np.unique(clusters, return_inverse=True)[1]
+    shapes = [one.shape for one in (d, w, cluster_of) if one is not None]
+    if d.ndim != 1 or d.size < 2 or len(set(shapes)) > 1:
+        raise ValueError(f"differences, weights and clusters are {shapes}: at least two, all alike")
     if not np.isfinite(d).all():
         raise ValueError("a score is not finite")
     total = float(w.sum())
     mean = float(w @ d) / total
-    about_mean = w * (d - mean)
-    for residuals in (np.bincount(cluster_of, about_mean).astype(np.float64), about_mean, w * d):
+    for residuals in _residuals(d, w, mean, cluster_of):
         stderr = sandwich(residuals, total) or 0.0
         if stderr > ROUNDING:
             return Difference(mean, stderr, residuals.size - 1, d.size)
     return Difference(0.0, 0.0, d.size - 1, d.size)
+
+
+def _residuals(d: Floats, w: Floats, mean: float, cluster_of: NDArray[np.intp] | None) -> Iterator[Floats]:
+    """What the spread may be taken from, best first: sums over clusters, samples, samples about 0."""
+    about_mean = w * (d - mean)
+    if cluster_of is not None:
+        yield np.bincount(cluster_of, weights=about_mean).astype(np.float64)
+    yield about_mean
+    yield w * d
 
 
 def mcnemar(losses: int, gains: int) -> tuple[float, float]:
@@ -115,7 +125,7 @@ def mcnemar(losses: int, gains: int) -> tuple[float, float]:
 
 
 def randomisation_p(
-    statistic: Callable[[NDArray[np.bool_]], float], n: int, repeats: int = 9_999, seed: int = 0
+    statistic: Callable[[NDArray[np.int8]], Floats], n: int, repeats: int = 9_999, seed: int = 0
 ) -> float:
     """One-sided p-value that a statistic of pairs is as low as it is by luck.
 
@@ -124,16 +134,19 @@ def randomisation_p(
     exact (Phipson and Smyth, "Permutation P-values should never be zero", 2010).
 
     Args:
-        statistic: which pairs are exchanged, shape (n,), to the statistic, for example a difference.
+        statistic: which pairs are exchanged, 0 or 1, shape (m, n), to the m statistics, for example
+            differences.
         n: number of pairs.
         repeats: random exchanges.
         seed: of the coin flips.
     """
     generator = np.random.default_rng(seed)
-    observed = statistic(np.zeros(n, np.bool_))
-    low = sum(
-        statistic(generator.integers(0, 2, n).astype(np.bool_)) <= observed + ROUNDING for _ in range(repeats)
-    )
+    observed = statistic(np.zeros((1, n), np.int8))[0]
+    at_once = max(1, _FLIPS_AT_ONCE // max(1, n))
+    low = 0
+    for done in range(0, repeats, at_once):
+        flips = generator.integers(0, 2, (min(at_once, repeats - done), n), np.int8)
+        low += int((statistic(flips) <= observed + ROUNDING).sum())
     return (low + 1) / (repeats + 1)
 
 

@@ -19,6 +19,7 @@ MOCK = ("run", "--backend", "mock", "--model", "m", "--data", "sample")
 COMMANDS = (
     "run", "rescore", "doctor", "tasks", "tasks list", "tasks show", "tasks render",
     "models", "models list", "models show", "data", "data status", "data fetch", "data verify",
+    "gate", "baseline", "baseline save", "baseline show",
 )  # fmt: skip
 
 CALL_MAIN = "from evalkit.cli import main; main()"

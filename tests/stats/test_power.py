@@ -12,26 +12,36 @@ from evalkit.stats.power import power, samples_needed, smallest_difference
 @pytest.mark.parametrize("wanted", [0.8, 0.95])
 def test_power_size_and_samples_are_each_others_inverses(alpha, wanted):
     sd, n = 0.4, 900
-    stderr = sd / n**0.5
-    seen = smallest_difference(stderr, alpha, wanted)
-    assert power(seen, stderr, alpha) == pytest.approx(wanted)
-    assert samples_needed(seen, sd, alpha, wanted) in (n, n + 1)
+    for lost in (0, 1):
+        seen = smallest_difference(sd, n, alpha, lost, wanted)
+        assert power(seen, sd, n, alpha, lost) == pytest.approx(wanted)
+        assert samples_needed(seen, sd, alpha, lost, wanted) in (n, n + 1)
 
 
 def test_power_is_statsmodels():
     expected = NormalIndPower(ddof=0).power(0.1, 500, 0.05, ratio=0, alternative="larger")
-    assert power(0.1, 500**-0.5, 0.05) == pytest.approx(expected)
+    assert power(0.1, 1.0, 500, 0.05) == pytest.approx(expected)
 
 
-def test_power_by_simulation():
-    n, worse, better, alpha = 2000, 0.06, 0.03, 0.05
+@pytest.mark.parametrize(
+    ("n", "worse", "better"), [(2000, 0.06, 0.03), (1000, 0.03, 0.02), (14_042, 0.1, 0.09)]
+)
+def test_power_of_mcnemars_test_by_simulation(n, worse, better):
+    alpha = 0.05
     rng = np.random.default_rng(1)
     losses, gains, _ = rng.multinomial(n, [worse, better, 1 - worse - better], 4000).T
     seen = stats.binom.sf(losses - 1, losses + gains, 0.5) <= alpha
     sd = (worse + better - (worse - better) ** 2) ** 0.5
-    assert seen.mean() == pytest.approx(power(worse - better, sd / n**0.5, alpha), abs=0.03)
+    assert seen.mean() == pytest.approx(power(worse - better, sd, n, alpha, lost=1), abs=0.03)
 
 
 def test_models_that_never_differ_show_any_difference():
-    assert power(0.01, 0.0, 0.05) == 1.0
-    assert power(0.0, 0.0, 0.05) == 0.0
+    assert power(0.01, 0.0, 100, 0.05) == 1.0
+    assert power(0.0, 0.0, 100, 0.05) == 0.0
+
+
+def test_no_spread_seen_is_no_proof_of_none():
+    """Five losses and no gain are what an exact test at 0.05 needs; so few are not quite normal."""
+    n = 700
+    seen = smallest_difference(0.0, n, 0.05, lost=1)
+    assert stats.binom.sf(4, n, seen) == pytest.approx(0.8, abs=0.08)

@@ -1,0 +1,1 @@
+"""One paired verdict for CI: did the candidate lose against the baseline?"""

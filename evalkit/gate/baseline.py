@@ -1,0 +1,89 @@
+"""A run's outcomes in one small file, to be committed and compared with later."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from evalkit.errors import DataError, UsageError
+from evalkit.gate.outcomes import COLUMNS, Columns, Outcomes, outcomes, read_columns, read_run
+from evalkit.store import SCHEMA_VERSION, digest
+
+SUFFIX = ".baseline.parquet"
+_ABOUT, _SHA256 = b"evalkit_baseline", b"evalkit_baseline_sha256"
+
+
+def save(run: Path, path: Path) -> int:
+    """Write what a gate needs of a run, and return the file's size in bytes.
+
+    Raises:
+        UsageError: not a finished run with samples, or the file cannot be written.
+        DataError: the run is damaged.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    found = read_run(run)
+    tasks = found.tasks.values()
+    columns = {name: [value for task in tasks for value in task.columns[name]] for name in COLUMNS}
+    about = json.dumps(_about(found), ensure_ascii=False, allow_nan=False).encode()
+    metadata = {_ABOUT: about, _SHA256: _digest(about, columns)}
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in COLUMNS.items()], metadata)
+        pq.write_table(pa.table(columns, schema), partial, compression="zstd", compression_level=19)
+        partial.replace(path)
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be written ({error.strerror}); name another file") from error
+    return path.stat().st_size
+
+
+def _about(found: Outcomes) -> dict[str, Any]:
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "results": {
+            "run_id": found.run_id,
+            "model": found.model,
+            "cost": found.cost,
+            "tasks": {name: task.entry for name, task in found.tasks.items()},
+        },
+        "hashes": {name: task.hashes for name, task in found.tasks.items()},
+    }
+
+
+def _digest(about: bytes, columns: Columns) -> bytes:
+    """Checksum of all that a baseline says: a damaged one must never pass anything."""
+    texts = (json.dumps(columns[name]).encode() for name in COLUMNS)
+    return digest([about, *texts]).encode()
+
+
+def read(path: Path) -> Outcomes:
+    """Read a baseline file.
+
+    Raises:
+        UsageError: there is none.
+        DataError: it is damaged, or of another version.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not path.is_file():
+        raise UsageError(f"'{path}': no such baseline; make one with evalkit baseline save RUN {path}")
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+        columns = read_columns(path)
+        if _digest(metadata[_ABOUT], columns) != metadata[_SHA256]:
+            raise ValueError("it does not hold what was written")
+        about = json.loads(metadata[_ABOUT])
+        if about["schema_version"] != SCHEMA_VERSION:
+            raise ValueError(f"of version {about['schema_version']}, this evalkit reads {SCHEMA_VERSION}")
+        return outcomes(str(path), about["results"], about["hashes"], columns)
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: not a readable baseline ({error}); save it again from its run") from error
+
+
+def read_any(path: Path) -> Outcomes:
+    """Read a run directory or a baseline file."""
+    return read_run(path) if path.is_dir() else read(path)

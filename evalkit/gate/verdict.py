@@ -1,0 +1,415 @@
+"""The verdict on a candidate: the one document that every output is made from."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+
+from evalkit._version import __version__
+from evalkit.errors import UsageError
+from evalkit.gate.comparison import Comparison, compare, scored_in_both
+from evalkit.gate.outcomes import Json, Outcomes
+from evalkit.gate.pairing import Pair, pair_up
+from evalkit.gate.policy import Correction, Policy, PolicyFile, Rule
+from evalkit.stats.multiple import benjamini_hochberg, holm
+from evalkit.stats.power import POWER, least_sd, power, samples_needed, smallest_difference
+
+SCHEMA_VERSION = 1
+MAX_FLIPS = 20
+"""Changed samples that are shown of a task."""
+
+Judgement = Literal["pass", "fail", "inconclusive"]
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """A limit and what was found."""
+
+    name: str
+    found: str
+    limit: str
+    passed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Flip:
+    """A sample that is better or worse than it was."""
+
+    subset: str
+    sample_id: str
+    change_points: float
+    """Above 0 is better."""
+    target: str | None
+    baseline: str | None
+    """Prediction."""
+    candidate: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A comparison in numbers; scores and differences in points, where a difference above 0 is better."""
+
+    baseline: float
+    candidate: float
+    difference: float
+    ci95: tuple[float, float]
+    p: float
+    """One-sided p-value of the claim that the candidate is worse than allowed (of equivalence: worse or
+    better)."""
+    p_adjusted: float
+    """The same, corrected for the number of tasks."""
+    n: int
+    losses: int
+    """Samples that became worse."""
+    gains: int
+    smallest_drop: float
+    """Smallest true drop below the margin that such a comparison sees with a power of 0.8."""
+    samples_needed: int | None
+    """Samples that would decide an inconclusive comparison; None where none is needed or no number helps."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskVerdict:
+    """One task."""
+
+    task: str
+    """Resolved name."""
+    metric: str | None
+    test: str
+    margin: float
+    verdict: Judgement
+    reason: str
+    measured: Measured | None
+    """None where nothing could be compared."""
+    failed_baseline: int
+    """Samples without an answer in the baseline."""
+    failed_candidate: int
+    left_out: int
+    """Samples without a score in both runs."""
+    failed_samples: tuple[str, ...]
+    """The first of those that failed in one of the runs, as subset/id."""
+    checks: tuple[Check, ...]
+    flips: tuple[Flip, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """All tasks, and what a pipeline does."""
+
+    policy: str
+    alpha: float
+    correction: str
+    inconclusive: Literal["fail", "pass"]
+    """What an inconclusive verdict does."""
+    baseline: Json
+    """`name`, `run_id` and `model` of the run."""
+    candidate: Json
+    tasks: tuple[TaskVerdict, ...]
+    checks: tuple[Check, ...]
+    """Of the whole run."""
+    notes: tuple[str, ...]
+
+    @property
+    def verdict(self) -> Judgement:
+        """The worst of all."""
+        found = {task.verdict for task in self.tasks}
+        if "fail" in found or not all(check.passed for check in self.checks):
+            return "fail"
+        return "inconclusive" if "inconclusive" in found else "pass"
+
+    @property
+    def parts(self) -> tuple[TaskVerdict | Check, ...]:
+        """All that was judged."""
+        return (*self.tasks, *self.checks)
+
+    @property
+    def exit_code(self) -> int:
+        """0 lets a pipeline go on, 1 stops it."""
+        return int(self.stops(self.verdict))
+
+    def stops(self, verdict: Judgement) -> bool:
+        """Whether a verdict on a task or on all stops the pipeline."""
+        return verdict == "fail" or (verdict == "inconclusive" and self.inconclusive == "fail")
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON-ready document."""
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "evalkit_version": __version__,
+            "verdict": self.verdict,
+            "exit_code": self.exit_code,
+            **asdict(self),
+        }
+
+
+def judge(baseline: Outcomes, candidate: Outcomes, policy: PolicyFile) -> Verdict:
+    """Compare a candidate with a baseline, sample by sample.
+
+    Raises:
+        UsageError: the runs cannot be compared, or have less than the policy demands.
+        DataError: a score is no fraction.
+    """
+    pairs = pair_up(baseline, candidate, subset=policy.policy.subset)
+    cases = [_case(pair, policy) for pair in pairs]
+    return Verdict(
+        policy=policy.name,
+        alpha=policy.policy.alpha,
+        correction=policy.policy.correction,
+        inconclusive=policy.policy.inconclusive,
+        baseline=_about(baseline),
+        candidate=_about(candidate),
+        tasks=tuple(_verdicts(cases, candidate, policy.policy)),
+        checks=tuple(_cost_checks(policy.policy, candidate)),
+        notes=tuple(_notes(baseline, candidate, pairs, policy)),
+    )
+
+
+def _about(run: Outcomes) -> Json:
+    return {"name": run.name, "run_id": run.run_id, "model": dict(run.model)}
+
+
+@dataclass(frozen=True)
+class _Case:
+    """A task with its rule and its comparison, before all are judged together."""
+
+    pair: Pair
+    rule: Rule
+    alpha: float
+    metric: str | None
+    comparison: Comparison | None
+
+    @property
+    def p(self) -> float:
+        """p-value of the claim that would fail the task."""
+        assert self.comparison is not None
+        margin = self.rule.margin / 100
+        worse = self.comparison.p_worse(margin)
+        if self.rule.test != "equivalence":
+            return worse
+        return min(1.0, 2 * min(worse, self.comparison.p_better(margin)))
+
+
+def _case(pair: Pair, policy: PolicyFile) -> _Case:
+    place, rule = policy.rule(pair.baseline.name, pair.baseline.entry["task"])
+    alpha = rule.alpha or policy.policy.alpha
+    metric = rule.metric or pair.baseline.headline
+    if metric is None:
+        return _Case(pair, rule, alpha, None, None)
+    for task in (pair.baseline, pair.candidate):
+        if metric not in task.entry["metrics"]:
+            known = ", ".join(task.entry["metrics"]) or "none: no sample has a score"
+            raise UsageError(
+                f"{policy.where(place, 'metric')}: {task.source} has no {metric} of "
+                f"{task.name}; known: {known}"
+            )
+    rows = scored_in_both(pair, metric)
+    if rows.size < rule.min_samples:
+        raise UsageError(
+            f"{policy.where(place, 'min_samples')}: {pair.baseline.name} has {rows.size:,} samples with a "
+            f"{metric} in both runs, {rule.min_samples:,} are demanded; run more"
+        )
+    return _Case(
+        pair, rule, alpha, metric, compare(pair, metric, rows, lower_is_better=rule.direction == "lower")
+    )
+
+
+def _verdicts(cases: Sequence[_Case], candidate: Outcomes, policy: Policy) -> Iterator[TaskVerdict]:
+    """Judge all tasks together, since the chance of a false alarm grows with their number."""
+    p_values = [case.p for case in cases if case.comparison]
+    adjusted = iter(_adjust(p_values, policy.correction) if p_values else p_values)
+    # The level at which a drop is seen for sure, however the other tasks turn out.
+    share = 1 if policy.correction == "none" else max(1, len(p_values))
+    for case in cases:
+        checks = tuple(_checks(case, candidate))
+        if case.comparison is None:
+            verdict: Judgement = "inconclusive"
+            reason, measured = "no sample has a score: the right answers are not public", None
+        else:
+            verdict, reason, measured = _decide(case, case.comparison, next(adjusted), share)
+        if failed := [check for check in checks if not check.passed]:
+            broken = "; ".join(f"{c.name} {c.found}, limit {c.limit}" for c in failed)
+            reason = f"{broken}; {reason}"
+            verdict = "fail"
+        yield _task_verdict(case, verdict, reason, measured, checks)
+
+
+def _adjust(p_values: list[float], correction: Correction) -> list[float]:
+    if correction == "none":
+        return p_values
+    adjust = holm if correction == "holm" else benjamini_hochberg
+    return [float(p) for p in adjust(p_values)]
+
+
+def _decide(
+    case: _Case, comparison: Comparison, p_adjusted: float, share: int
+) -> tuple[Judgement, str, Measured]:
+    rule, level = case.rule, case.alpha / share
+    margin = rule.margin / 100
+    low, high = comparison.difference.ci95
+    seen = smallest_difference(comparison.sd, comparison.effective_n, level, _lost(rule, comparison))
+    measured = Measured(
+        baseline=100 * comparison.baseline,
+        candidate=100 * comparison.candidate,
+        difference=100 * comparison.difference.value,
+        ci95=(100 * low, 100 * high),
+        p=case.p,
+        p_adjusted=p_adjusted,
+        n=comparison.rows.size,
+        losses=int((comparison.changes < 0).sum()),
+        gains=int((comparison.changes > 0).sum()),
+        smallest_drop=100 * (margin + seen),
+        samples_needed=None,
+    )
+    if p_adjusted <= case.alpha:
+        how = "not within" if rule.test == "equivalence" else "worse by more than"
+        return "fail", f"{how} {rule.margin:g} points (p = {p_adjusted:.2g})", measured
+    passed, reason, needed = _support(case, comparison, level)
+    if passed:
+        return "pass", reason, measured
+    would = f"{needed:,} samples would decide" if needed else "at the margin no number of samples decides"
+    return "inconclusive", f"{reason}; {would}", replace(measured, samples_needed=needed)
+
+
+def _support(case: _Case, found: Comparison, level: float) -> tuple[bool, str, int | None]:
+    """Whether enough speaks for a pass, in words, and how many samples would decide if not."""
+    rule, margin = case.rule, case.rule.margin / 100
+    if not found.changes.any() and found.difference.value == 0:
+        return True, f"all {found.rows.size:,} samples have the same score as before", None
+    if rule.test == "regression":
+        return _could_see(case, found, level)
+    value = found.difference.value
+    p, distance = found.p_not_worse(margin), abs(value + margin)
+    if rule.test == "equivalence":
+        p, distance = max(p, found.p_not_better(margin)), min(distance, abs(value - margin))
+    shown = "shown" if p <= case.alpha else "not shown"
+    what = "to be within" if rule.test == "equivalence" else "not to be worse by"
+    reason = f"{shown} {what} {rule.margin:g} points (p = {p:.2g})"
+    sd = max(found.sd, least_sd(margin))
+    return p <= case.alpha, reason, _needed(found, distance, sd, case.alpha, _lost(rule, found))
+
+
+def _could_see(case: _Case, found: Comparison, level: float) -> tuple[bool, str, int | None]:
+    """Whether a drop that matters is ruled out, or would have been seen."""
+    rule = case.rule
+    drop, excess = rule.detect / 100, (rule.detect - rule.margin) / 100
+    p = found.p_not_worse(drop)
+    if p <= case.alpha:
+        return True, f"a drop of {rule.detect:g} points is ruled out (p = {p:.2g})", None
+    sd = max(found.sd, least_sd(drop))
+    seen = power(excess, sd, found.effective_n, level, _lost(rule, found))
+    reason = f"not shown to be worse; a drop of {rule.detect:g} points would be with power {seen:.2f}"
+    return seen >= POWER, reason, _needed(found, excess, sd, level, _lost(rule, found))
+
+
+def _lost(rule: Rule, found: Comparison) -> float:
+    """What the steps of the scores cost a test, in samples."""
+    return 0.5 if rule.margin else float(found.is_mcnemar)
+
+
+def _needed(comparison: Comparison, difference: float, sd: float, level: float, lost: float) -> int | None:
+    """Samples of this task's weights that show a difference; None for one that none shows."""
+    if difference < 1e-6:
+        return None
+    return math.ceil(
+        samples_needed(difference, sd, level, lost) * comparison.rows.size / comparison.effective_n
+    )
+
+
+def _task_verdict(
+    case: _Case, verdict: Judgement, reason: str, measured: Measured | None, checks: tuple[Check, ...]
+) -> TaskVerdict:
+    pair = case.pair
+    either = np.flatnonzero(pair.failed[0] | pair.failed[1])
+    return TaskVerdict(
+        task=pair.baseline.name,
+        metric=case.metric,
+        test=case.rule.test,
+        margin=case.rule.margin,
+        verdict=verdict,
+        reason=reason,
+        measured=measured,
+        failed_baseline=int(pair.failed[0].sum()),
+        failed_candidate=int(pair.failed[1].sum()),
+        left_out=pair.rows[0].size - (measured.n if measured else 0),
+        failed_samples=tuple("/".join(_key(pair, int(place))) for place in either[:MAX_FLIPS]),
+        checks=checks,
+        flips=tuple(_flips(pair, case.comparison)) if case.comparison else (),
+    )
+
+
+def _key(pair: Pair, place: int) -> tuple[str, str]:
+    row = int(pair.rows[1][place])
+    columns = pair.candidate.columns
+    return columns["subset"][row], columns["sample_id"][row]
+
+
+def _flips(pair: Pair, comparison: Comparison) -> Iterator[Flip]:
+    """The samples that changed most, losses first."""
+    changes = comparison.changes
+    order = np.argsort(changes, kind="stable")
+    worst = [at for at in order if changes[at] < 0]
+    best = [at for at in order[::-1] if changes[at] > 0]
+    targets, (before, after) = pair.columns("target")[0], pair.columns("prediction")
+    for at in (worst + best)[:MAX_FLIPS]:
+        place = int(comparison.rows[at])
+        subset, sample_id = _key(pair, place)
+        change = 100 * float(changes[at])
+        yield Flip(subset, sample_id, change, targets[place], before[place], after[place])
+
+
+def _checks(case: _Case, candidate: Outcomes) -> Iterator[Check]:
+    """Limits of one task."""
+    rule, entry = case.rule, case.pair.candidate.entry
+    counters = entry["counters"]
+    for name, limit in (
+        ("errors", rule.max_errors),
+        ("unparsed", rule.max_unparsed),
+        ("truncated", rule.max_truncated),
+    ):
+        if limit is not None:
+            found, samples = counters[name], counters["samples"]
+            yield Check(name, f"{found:,} of {samples:,}", limit, found <= allowed(limit, samples))
+    if rule.floor is not None and case.metric is not None:
+        score = 100 * entry["metrics"][case.metric]["value"]
+        passed = score <= rule.floor if rule.direction == "lower" else score >= rule.floor
+        yield Check(case.metric, f"{score:.2f}", f"{rule.floor:g}", passed)
+    if rule.contamination:
+        examined = candidate.leakage.get(case.pair.candidate.name)
+        found = examined["verdict"]["kind"] if examined else "not examined"
+        yield Check(
+            "contamination", found, f"not {' or '.join(rule.contamination)}", found not in rule.contamination
+        )
+
+
+def allowed(limit: str, samples: int) -> float:
+    """Samples that a limit of N or P% allows."""
+    return float(limit[:-1]) * samples / 100 if limit.endswith("%") else float(limit)
+
+
+def _cost_checks(policy: Policy, candidate: Outcomes) -> Iterator[Check]:
+    for name, limit in policy.max_cost.items():
+        found = candidate.cost.get(name)
+        said = "unknown" if found is None else f"{found:,.15g}"
+        yield Check(name, said, f"{limit:,.15g}", found is not None and found <= limit)
+
+
+def _notes(
+    baseline: Outcomes, candidate: Outcomes, pairs: Sequence[Pair], policy: PolicyFile
+) -> Iterator[str]:
+    """What a reader of the verdict should know and no check says."""
+    compared = {pair.baseline.name for pair in pairs}
+    if left := [name for name in baseline.tasks if name not in compared]:
+        yield f"not run by the candidate and not compared: {', '.join(left)}"
+    if new := [name for name in candidate.tasks if name not in compared]:
+        yield f"not in the baseline and not compared: {', '.join(new)}"
+    for pair in pairs:
+        if (part := pair.rows[0].size) < (whole := len(pair.baseline.row_of)):
+            yield f"{pair.baseline.name}: {part:,} of the baseline's {whole:,} samples were run"
+    used = {policy.rule(pair.baseline.name, pair.baseline.entry["task"])[0] for pair in pairs}
+    for place, rule in enumerate(policy.policy.rules):
+        if place not in used:
+            yield f"{policy.where(place, 'tasks')}: no task is held to this rule ({', '.join(rule.tasks)})"
