@@ -68,7 +68,9 @@ def rank(standings: Sequence[Standing], layout: Layout, *, mixed: bool = False) 
         [one.backend for one in standings],
         [one.fingerprint for one in standings],
     )
-    entries = [entry for entry in layout.entries if is_score(entry)] or _headlines(standings)
+    entries = (
+        [entry for entry in layout.entries if is_score(entry)] if layout.entries else _headlines(standings)
+    )
     found = [[one.find(place(_tasks(one), entry), entry) for entry in entries] for one in standings]
     filled = [k for k in range(len(entries)) if any(its[k] for its in found)]
     if not filled:
