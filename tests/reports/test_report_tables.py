@@ -91,7 +91,7 @@ class TestBadInput:
                 "--output table.docx: which format? Call it *.md, *.html, *.tex, *.csv, *.json",
             ),
             ("-o table", "--output table: which format?"),
-            ("-o file/table.md", "file/table.md: cannot be written (Not a directory)"),
+            ("-o file/table.md", "file/table.md: cannot be written ("),
             ("-o folder.md", "folder.md: cannot be written (Is a directory); name another file"),
             ("-o a/results.json", "a/results.json: a run keeps its own results there; name another file"),
             ("--format csv -o x.md", "--format csv contradicts --output x.md"),
