@@ -78,11 +78,12 @@ def update(
         layout=layout or last.layout,
         mixed=last.mixed if mixed is None else mixed,
     )
+    state = _line(view)
     standings = merged(earlier, runs, view.layout, mixed=bool(mixed))
     _check_units(standings, file)
     board = rank(standings, view.layout, mixed=view.mixed)
     shown = markdown.render([table(board, view.layout, mixed=view.mixed)])
-    text = "\n".join([BEGIN, "", shown, _STATE, _line(view), *map(to_line, standings), _STATE_END, END])
+    text = "\n".join([BEGIN, "", shown, _STATE, state, *map(to_line, standings), _STATE_END, END])
     return board, write(file, before + text.encode().replace(b"\n", line_end) + after)
 
 
