@@ -13,6 +13,7 @@ from evalkit.errors import UsageError
 
 _OF_RUNS = ("manifest.json", "results.json", "samples.parquet")
 _JOURNAL = "journal"
+_RUN_ID = b'"run_id":'
 
 
 def write(file: Path, content: bytes) -> bool:
@@ -23,9 +24,9 @@ def write(file: Path, content: bytes) -> bool:
     """
     target = file.resolve()
     partial = target.with_name(f".{target.name}.partial")
-    if _belongs_to_a_run(target):
-        raise UsageError(f"{file}: a run keeps its own results there; name another file")
     try:
+        if _belongs_to_a_run(target):
+            raise UsageError(f"{file}: a run keeps its own results there; name another file")
         if file.exists() and not file.is_file():
             # Pipes and terminals are written to; replaced, they would be gone.
             file.write_bytes(content)
@@ -52,7 +53,9 @@ def _belongs_to_a_run(target: Path) -> bool:
 
 
 def _is_run(folder: Path) -> bool:
-    return any((folder / name).exists() for name in _OF_RUNS)
+    """Whether a run keeps its files there; tables may have been called results.json, too."""
+    manifest, results, samples = (folder / name for name in _OF_RUNS)
+    return manifest.exists() or samples.exists() or (results.is_file() and _RUN_ID in results.read_bytes())
 
 
 def slug(name: str, identity: Sequence[str | None] = ()) -> str:
