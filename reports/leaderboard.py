@@ -127,7 +127,7 @@ class _Line:
 def _our_lines(content: bytes) -> tuple[list[_Line], int | None]:
     """Lines that begin as ours do, outside code fences; and the number of a line whose fence is never closed.
 
-    Source of what fences code: CommonMark 0.31, section 4.5.
+    What a fence is: CommonMark 0.31, section 4.5.
     """
     found: list[_Line] = []
     fence, opened, start = b"", 0, 0
