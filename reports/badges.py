@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 from pathlib import Path
 from typing import Any
 
-from evalkit.reports.files import write
+from evalkit.reports.files import slug, write
 from evalkit.reports.ranking import Board, Place
-from evalkit.reports.standings import Standing
 from evalkit.reports.text import one_line
 
 
@@ -25,18 +22,12 @@ def write_badges(board: Board, folder: Path) -> list[Path]:
     """
     written = []
     for one in board.places:
-        path = folder / f"{_slug(one.standing)}.json"
+        path = folder / f"{slug(one.standing.name, one.standing.identity)}.json"
         write(
             path, (json.dumps(_badge(one, len(board.places)), ensure_ascii=False, indent=1) + "\n").encode()
         )
         written.append(path)
     return written
-
-
-def _slug(standing: Standing) -> str:
-    readable = re.sub(r"[^a-z0-9]+", "-", standing.name.lower()).strip("-")[:60]
-    parts = json.dumps(standing.identity).encode()
-    return f"{readable or 'model'}-{hashlib.sha256(parts).hexdigest()[:8]}"
 
 
 def _badge(one: Place, models: int) -> dict[str, Any]:

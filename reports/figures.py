@@ -13,6 +13,7 @@ import numpy as np
 from scipy import special
 
 from evalkit.reports import leaked
+from evalkit.reports.files import slug
 from evalkit.reports.runs import Json, Run, entrants
 from evalkit.reports.text import one_line
 from evalkit.stats.intervals import LEVEL
@@ -334,11 +335,6 @@ def excess(methods: Mapping[str, Json]) -> Figure:
     axes.set_xlabel("% of the items")
     figure.legend(*axes.get_legend_handles_labels(), frameon=False, loc="outside lower left", ncols=2)
     return figure
-
-
-def slug(text: str) -> str:
-    """A text as part of a file name."""
-    return "".join(c if c.isascii() and (c.isalnum() or c in "-._") else "-" for c in text)
 
 
 def _canvas(height: float) -> tuple[Figure, Axes]:

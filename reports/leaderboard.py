@@ -7,31 +7,46 @@ directory is needed again.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
 
 from evalkit.errors import DataError, UsageError
 from evalkit.reports.files import write
-from evalkit.reports.layouts import Entry, Layout
+from evalkit.reports.layouts import DEFAULT, Entry, Layout
 from evalkit.reports.ranking import Board, Place, rank
 from evalkit.reports.renderers import markdown
 from evalkit.reports.runs import Run
-from evalkit.reports.standings import Score, Standing, from_line, merged, to_line
+from evalkit.reports.standings import Score, Standing, from_line, merged, reason, to_line
 from evalkit.reports.table import MISSING, NONE, Cell, Heading, Row, Table
 
 BEGIN = "<!-- evalkit:leaderboard:begin -->"
 END = "<!-- evalkit:leaderboard:end -->"
 
-_NAME = b"evalkit:leaderboard:"
-_MARKER = re.compile(rb"^<!-- evalkit:leaderboard:(begin|end) -->[ \t]*\r?$", re.MULTILINE)
+_OURS = b"<!-- evalkit:leaderboard:"
 _STATE = "<!-- evalkit:leaderboard:state"
 _STATE_END = "-->"
-_SCHEMA = json.dumps({"schema_version": 1})
+_BOM = b"\xef\xbb\xbf"
+_FENCE = re.compile(rb" {0,3}(`{3,}(?=[^`]*$)|~{3,})")
 
 
-def update(file: Path, runs: Sequence[Run], layout: Layout, *, mixed: bool = False) -> tuple[Board, bool]:
+class _View(BaseModel):
+    """How a leaderboard is shown."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    schema_version: Literal[1]
+    layout: Layout = DEFAULT
+    mixed: bool = False
+
+
+def update(
+    file: Path, runs: Sequence[Run], layout: Layout | None = None, *, mixed: bool | None = None
+) -> tuple[Board, bool]:
     """Put runs on the leaderboard of a file; what is not between its markers stays byte for byte.
 
     A file without markers gets the leaderboard at its end. Scores of newer runs take the place of older
@@ -41,8 +56,10 @@ def update(file: Path, runs: Sequence[Run], layout: Layout, *, mixed: bool = Fal
     Args:
         file: Markdown file; it need not exist.
         runs: finished runs, in any order.
-        layout: which columns there are; `layouts.DEFAULT` takes the headline metric of every task.
-        mixed: let results of different protocols or data stand in one column, with footnotes.
+        layout: which columns there are; `layouts.DEFAULT` takes the headline metric of every task. None
+            takes those that the leaderboard was last written with.
+        mixed: let results of different protocols or data stand in one column, with footnotes, and a run take
+            the place of one on other or more data. None lets them stand if it was last written so.
 
     Returns:
         The leaderboard, and whether the file changed.
@@ -55,10 +72,18 @@ def update(file: Path, runs: Sequence[Run], layout: Layout, *, mixed: bool = Fal
     content = _content(file)
     line_end = b"\r\n" if content.partition(b"\n")[0].endswith(b"\r") else b"\n"
     before, block, after = _split(content, file, line_end)
-    standings = merged(_standings(block, file), runs, layout)
-    board = rank(standings, layout, mixed=mixed)
-    shown = markdown.render([table(board, layout, mixed=mixed)])
-    text = "\n".join([BEGIN, "", shown, _STATE, _SCHEMA, *map(to_line, standings), _STATE_END, END])
+    last, earlier = _kept(block, file)
+    view = _View(
+        schema_version=1,
+        layout=layout or last.layout,
+        mixed=last.mixed if mixed is None else mixed,
+    )
+    state = _line(view)
+    standings = merged(earlier, runs, view.layout, mixed=bool(mixed))
+    _check_units(standings, file)
+    board = rank(standings, view.layout, mixed=view.mixed)
+    shown = markdown.render([table(board, view.layout, mixed=view.mixed)])
+    text = "\n".join([BEGIN, "", shown, _STATE, state, *map(to_line, standings), _STATE_END, END])
     return board, write(file, before + text.encode().replace(b"\n", line_end) + after)
 
 
@@ -71,18 +96,53 @@ def _content(file: Path) -> bytes:
 
 def _split(content: bytes, file: Path, line_end: bytes) -> tuple[bytes, bytes, bytes]:
     """What stands before, between and behind the markers."""
-    markers = list(_MARKER.finditer(content))
-    if _NAME not in content:
+    ours, fence = _our_lines(content)
+    if not ours and fence:
+        raise UsageError(
+            f"{file}: the code fence of line {fence} is never closed, so that a leaderboard below it would "
+            "be code; close it. Nothing was changed"
+        )
+    if not ours:
         return content + _gap_after(content, line_end), b"", line_end
-    if [marker[1] for marker in markers] != [b"begin", b"end"]:
-        lines = (str(n) for n, line in enumerate(content.split(b"\n"), 1) if _NAME in line)
+    markers = [line for line in ours if line.text != _STATE.encode()]
+    if [line.text for line in markers] != [BEGIN.encode(), END.encode()]:
+        lines = (str(line.number) for line in ours)
         raise UsageError(
             f"{file}: a leaderboard stands between one line '{BEGIN}' and one line '{END}' below it, "
             f"and that is not so here (line {', '.join(lines)}); restore these two lines, or remove what is "
             "left of the leaderboard. Nothing was changed"
         )
-    begin, end = markers
-    return content[: begin.start()], content[begin.end() : end.start()], content[end.start() + len(END) :]
+    begin, end = (line.start for line in markers)
+    return content[:begin], content[begin + len(BEGIN) : end], content[end + len(END) :]
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    number: int
+    start: int
+    """Its place among the bytes of the file."""
+    text: bytes
+
+
+def _our_lines(content: bytes) -> tuple[list[_Line], int | None]:
+    """Lines that begin as ours do, outside code fences; and the number of a line whose fence is never closed.
+
+    What a fence is: CommonMark 0.31, section 4.5.
+    """
+    found: list[_Line] = []
+    fence, opened, start = b"", 0, 0
+    for number, line in enumerate(content.split(b"\n"), 1):
+        text = line.removeprefix(_BOM) if number == 1 else line
+        bare = text.strip(b" \t\r")
+        if fence:
+            if bare.startswith(fence) and not bare.strip(fence[:1]) and not text.startswith(b"    "):
+                fence = b""
+        elif opening := _FENCE.match(text):
+            fence, opened = opening[1], number
+        elif text.startswith(_OURS):
+            found.append(_Line(number, start + len(line) - len(text), bare))
+        start += len(line) + 1
+    return found, opened if fence else None
 
 
 def _gap_after(content: bytes, line_end: bytes) -> bytes:
@@ -92,23 +152,41 @@ def _gap_after(content: bytes, line_end: bytes) -> bytes:
     return line_end if content.endswith(line_end) else 2 * line_end
 
 
-def _standings(block: bytes, file: Path) -> list[Standing]:
-    """The models that stand between the markers."""
+def _kept(block: bytes, file: Path) -> tuple[_View, list[Standing]]:
+    """How the leaderboard between the markers is shown, and its models."""
     if not block.strip():
-        return []
+        return _View(schema_version=1), []
     try:
         lines = [line.strip() for line in block.decode().splitlines()]
         begin = lines.index(_STATE)
-        schema, *kept = lines[begin + 1 : lines.index(_STATE_END, begin)]
-        if schema != _SCHEMA:
-            raise ValueError(f"{schema} instead of {_SCHEMA}")
-        return [from_line(line) for line in kept]
+        first, *kept = lines[begin + 1 : lines.index(_STATE_END, begin)]
+        return _View.model_validate_json(first), [from_line(line) for line in kept]
     except ValueError as error:
-        reason = str(error).splitlines()[0]
-        raise DataError(
-            f"{file}: the comment that keeps what the leaderboard is made of is damaged ({reason}); restore "
-            "the file, or remove all between the markers and name every run again. Nothing was changed"
-        ) from error
+        raise _damaged(file, reason(error)) from error
+
+
+def _damaged(file: Path, what: str) -> DataError:
+    return DataError(
+        f"{file}: the comment that keeps what the leaderboard is made of is damaged ({what}); restore "
+        "the file, or remove all between the markers and name every run again. Nothing was changed"
+    )
+
+
+def _check_units(standings: Sequence[Standing], file: Path) -> None:
+    """What is compared unit by unit must have the same units."""
+    sizes: dict[str, int] = {}
+    for units in (score.scored.units for standing in standings for score in standing.scores):
+        if units and sizes.setdefault(units.of, len(units.values)) != len(units.values):
+            raise _damaged(file, f"different numbers of units {units.of}")
+
+
+def _line(view: _View) -> str:
+    try:
+        line = to_line(view)
+        _View.model_validate_json(line)
+    except ValueError as error:
+        raise UsageError(f"layout {view.layout.name} cannot be kept: {reason(error)}") from error
+    return line
 
 
 # -- the table ----------------------------------------------------------------------------------

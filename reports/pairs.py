@@ -56,15 +56,19 @@ class Pair:
 
 def pairs(entrants: Sequence[Entrant]) -> Iterator[Pair]:
     """Every two models on every task whose samples were kept of both."""
+    scores = [{task: _scores(run, task) for task in one.tasks if (run := one.find(task))} for one in entrants]
     for (a, one), (b, other) in combinations(enumerate(entrants), 2):
         for task in one.tasks:
             mine, theirs = one.find(task), other.find(task)
-            if mine and theirs and (found := _pair(a, b, task, mine, theirs)):
+            if (
+                mine
+                and theirs
+                and (found := _pair(a, b, task, mine, theirs, scores[a][task], scores[b][task]))
+            ):
                 yield found
 
 
-def _pair(a: int, b: int, task: str, mine: Run, theirs: Run) -> Pair | None:
-    first, second = _scores(mine, task), _scores(theirs, task)
+def _pair(a: int, b: int, task: str, mine: Run, theirs: Run, first: _Scores, second: _Scores) -> Pair | None:
     keys = [key for key in first if key in second]
     if not keys:
         return None
@@ -88,14 +92,17 @@ def _pair(a: int, b: int, task: str, mine: Run, theirs: Run) -> Pair | None:
     )
 
 
-def _scores(run: Run, task: str) -> dict[tuple[str, str], float]:
+_Scores = dict[tuple[str, str], float]
+
+
+def _scores(run: Run, task: str) -> _Scores:
     """Score of each judged sample by subset and id; empty where samples were not kept."""
-    if run.samples is None:
+    if run.sample_scores is None:
         return {}
     import pyarrow.compute as pc
 
-    mine, judged = pc.equal(run.samples["task"], task), pc.is_valid(run.samples["correct"])
-    rows = run.samples.filter(pc.and_(mine, judged))
+    rows = run.sample_scores.filter(pc.equal(run.sample_scores["task"], task))
+    rows = rows.filter(pc.is_valid(rows["correct"]))
     columns = (rows[name].to_pylist() for name in ("subset", "sample_id", "correct"))
     return {(subset, id_): correct for subset, id_, correct in zip(*columns, strict=True)}
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from evalkit.errors import UsageError
-from evalkit.reports.comparison import Gap, gap
+from evalkit.reports.comparison import Scored
 from evalkit.reports.filling import place, refuse_mixture
 from evalkit.reports.layouts import Entry, Layout
 from evalkit.reports.runs import unique_names
 from evalkit.reports.standings import Score, Standing, is_score
 from evalkit.reports.table import NONE
+from evalkit.stats.intervals import Floats
+from evalkit.stats.paired import paired_half_widths
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +71,9 @@ def rank(standings: Sequence[Standing], layout: Layout, *, mixed: bool = False) 
         [one.backend for one in standings],
         [one.fingerprint for one in standings],
     )
-    entries = [entry for entry in layout.entries if is_score(entry)] or _headlines(standings)
+    entries = (
+        [entry for entry in layout.entries if is_score(entry)] if layout.entries else _headlines(standings)
+    )
     found = [[one.find(place(_tasks(one), entry), entry) for entry in entries] for one in standings]
     filled = [k for k in range(len(entries)) if any(its[k] for its in found)]
     if not filled:
@@ -139,33 +144,50 @@ def _ranked(lines: Sequence[_Line], columns: Sequence[Entry], shared: Sequence[i
     lines = sorted(lines, key=lambda line: line[0])
     if not shared:
         return tuple(Place(*line, None, None, 1, len(lines)) for line in lines)
-    decisive = [[(columns[k], score) for k in shared if (score := scores[k])] for _, _, scores in lines]
-    means = [sum(entry.scale * score.value for entry, score in its) / len(its) for its in decisive]
-    better, worse = [0] * len(lines), [0] * len(lines)
-    for i in range(len(lines)):
-        for j in range(i):
-            apart = _mean_gap(decisive[i], decisive[j])
-            if apart.is_clear:
-                above, below = (i, j) if apart.value > 0 else (j, i)
-                better[below] += 1
-                worse[above] += 1
+    decisive = [(columns[k], [score for _, _, scores in lines if (score := scores[k])]) for k in shared]
+    values = [[entry.scale * score.value for score in its] for entry, its in decisive]
+    means = [sum(of_model) / len(shared) for of_model in zip(*values, strict=True)]
+    apart = np.subtract.outer(means, means)
+    is_clear = abs(apart) > _half_widths(decisive)
+    better, worse = (is_clear & (apart < 0)).sum(axis=1), (is_clear & (apart > 0)).sum(axis=1)
     places = [
-        Place(*line, mean, 1 + sum(other > mean for other in means), 1 + better[i], len(lines) - worse[i])
+        Place(
+            *line,
+            mean,
+            rank=1 + sum(other > mean for other in means),
+            first=1 + int(better[i]),
+            last=len(lines) - int(worse[i]),
+        )
         for i, (line, mean) in enumerate(zip(lines, means, strict=True))
     ]
     return tuple(sorted(places, key=lambda one: one.rank or 0))
 
 
-def _mean_gap(mine: Sequence[tuple[Entry, Score]], theirs: Sequence[tuple[Entry, Score]]) -> Gap:
-    """Gap of two means over columns: those of one benchmark may share samples, others are independent.
+def _half_widths(columns: Sequence[tuple[Entry, Sequence[Score]]]) -> Floats:
+    """Half the widths of the intervals of the gaps between every two models' means over columns.
 
-    Half widths therefore add up within a benchmark, as if its columns said the same, and in quadrature
-    between benchmarks.
+    Columns of one benchmark may share samples, others are independent: half widths add up within a
+    benchmark, as if its columns said the same, and in quadrature between benchmarks. Shape (models, models).
     """
-    value, halves = 0.0, dict[str, float]()
-    for (entry, a), (_, b) in zip(mine, theirs, strict=True):
-        apart = gap(a.scored, b.scored)
-        value += entry.scale * apart.value
-        benchmark = a.task.partition("@")[0]
-        halves[benchmark] = halves.get(benchmark, 0.0) + abs(entry.scale) * apart.half
-    return Gap(value / len(mine), math.hypot(*halves.values()) / len(mine))
+    halves: dict[str, Floats] = {}
+    for entry, scores in columns:
+        benchmark = scores[0].task.partition("@")[0]
+        of_column = abs(entry.scale) * _gaps([score.scored for score in scores])
+        halves[benchmark] = halves.get(benchmark, 0.0) + of_column
+    squares = sum(np.square(one) for one in halves.values())
+    return np.sqrt(squares) / len(columns)
+
+
+def _gaps(scores: Sequence[Scored]) -> Floats:
+    """The half width that `comparison.gap` has for every two, shape (models, models)."""
+    alone = np.array([score.half for score in scores])
+    halves: Floats = np.hypot.outer(alone, alone)
+    alike: dict[str, list[int]] = {}
+    for k, score in enumerate(scores):
+        if score.units:
+            alike.setdefault(score.units.of, []).append(k)
+    for places in alike.values():
+        units = [one for k in places if (one := scores[k].units)]
+        values = np.array([one.values for one in units])
+        halves[np.ix_(places, places)] = paired_half_widths(values, units[0].weights)
+    return halves

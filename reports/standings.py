@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from evalkit.errors import DataError
+from evalkit.errors import DataError, UsageError
 from evalkit.reports.comparison import Scored, Units, half_width, units
 from evalkit.reports.filling import estimate, place
 from evalkit.reports.layouts import Entry, Label, Layout
 from evalkit.reports.runs import Run
+from evalkit.reports.text import one_line
+from evalkit.stats.intervals import ROUNDING
+
+_Fraction = Annotated[float, Field(ge=-1 - ROUNDING, le=1 + ROUNDING, allow_inf_nan=False)]
 
 
 class _Kept(BaseModel):
@@ -34,10 +39,9 @@ class Score(_Kept):
     """Whether it is of the metric that the task reports first."""
     standard: bool = True
     """Whether the average is the protocol's."""
-    value: float
-    """A fraction."""
-    ci95: tuple[float, float] | None
-    n: int
+    value: _Fraction
+    ci95: tuple[_Fraction, _Fraction] | None
+    n: Annotated[int, Field(ge=0)]
     run_id: str
     finished_at: str | None
     """UTC time at which its run was finished."""
@@ -49,11 +53,22 @@ class Score(_Kept):
     units: tuple[str, str] | None = None
     """What it can be compared by, as `Units.pack` wrote it; text, for not every machine packs alike."""
 
+    @field_validator("ci95")
+    @classmethod
+    def _is_an_interval(cls, ends: tuple[float, float] | None) -> tuple[float, float] | None:
+        if ends and ends[0] > ends[1]:
+            raise ValueError("the interval ends before it begins")
+        return ends
+
     @field_validator("units")
     @classmethod
-    def _can_be_unpacked(cls, packed: tuple[str, str] | None) -> tuple[str, str] | None:
+    def _can_be_compared(cls, packed: tuple[str, str] | None) -> tuple[str, str] | None:
         if packed:
-            Units.unpack(packed)
+            found = Units.unpack(packed)
+            if not 1 < len(found.values) == len(found.weights):
+                raise ValueError("too few units, or not a weight for each")
+            if not (np.isfinite(found.weights) & (found.weights > 0)).all():
+                raise ValueError("a weight is no positive number")
         return packed
 
     @cached_property
@@ -65,11 +80,6 @@ class Score(_Kept):
     def place(self) -> tuple[str, ...]:
         """What it is a score of."""
         return self.task, self.metric, self.average, self.category or "", *self.subsets
-
-    @property
-    def age(self) -> tuple[str, str]:
-        """Grows with the time of its run."""
-        return self.finished_at or "", self.run_id
 
 
 class Standing(_Kept):
@@ -98,12 +108,21 @@ class Standing(_Kept):
         return None
 
 
-def merged(earlier: Iterable[Standing], runs: Sequence[Run], layout: Layout) -> list[Standing]:
+def merged(
+    earlier: Iterable[Standing], runs: Sequence[Run], layout: Layout, *, mixed: bool = False
+) -> list[Standing]:
     """Every model with the newest score of each kind, in an order that does not depend on who came first.
 
     Of a run are kept the headline metric of every task and whatever else the layout asks for.
 
+    Args:
+        earlier: models that stand there already.
+        runs: finished runs, in any order.
+        layout: whose scores are kept of the runs.
+        mixed: let a run take the place of one on other or more data.
+
     Raises:
+        UsageError: two runs of a model of which the newer must not take the place of the older.
         DataError: a result document is damaged.
     """
     scores: dict[tuple[str | None, ...], dict[tuple[str, ...], Score]] = {}
@@ -113,7 +132,9 @@ def merged(earlier: Iterable[Standing], runs: Sequence[Run], layout: Layout) -> 
         of_model = scores.setdefault(run.identity, {})
         for score in _standing(run, layout).scores:
             known = of_model.get(score.place)
-            if known is None or known.age <= score.age:
+            if known and not mixed:
+                _refuse_loss(str(run.results["model"]["name"]), *sorted((known, score), key=_age))
+            if known is None or _age(known) <= _age(score):
                 of_model[score.place] = score
     return [
         _made(identity, (its[place] for place in sorted(its)))
@@ -122,9 +143,32 @@ def merged(earlier: Iterable[Standing], runs: Sequence[Run], layout: Layout) -> 
     ]
 
 
-def to_line(standing: Standing) -> str:
+def _age(score: Score) -> tuple[str, str]:
+    """Grows with the time of its run."""
+    return score.finished_at or "", score.run_id
+
+
+def _refuse_loss(model: str, older: Score, newer: Score) -> None:
+    """A newer run may take the place of an older one that says no more than it."""
+    if older.finished_at and _age(older) == _age(newer):
+        return
+    if older.data and newer.data and older.data != newer.data:
+        what = f"ran {newer.task} on different data ({older.data[:12]} and {newer.data[:12]})"
+    elif newer.n < older.n:
+        what = f"scored {older.n:,} and {newer.n:,} samples of {newer.task}"
+    elif newer.caveats and not older.caveats:
+        what = f"are not alike on {newer.task} (the newer: {newer.caveats[0]})"
+    else:
+        return
+    raise UsageError(
+        f"'{model}': run {older.run_id} and the newer run {newer.run_id} {what}; leave one out, or let the "
+        "newer one stand: --mixed"
+    )
+
+
+def to_line(kept: BaseModel) -> str:
     """One line of JSON, which ends no HTML comment."""
-    text = json.dumps(standing.model_dump(exclude_defaults=True), separators=(",", ":"), allow_nan=False)
+    text = json.dumps(kept.model_dump(exclude_defaults=True), separators=(",", ":"), allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e")
 
 
@@ -135,6 +179,14 @@ def from_line(line: str) -> Standing:
         ValueError: it is damaged.
     """
     return Standing.model_validate_json(line)
+
+
+def reason(error: ValueError) -> str:
+    """What is wrong with something kept, in one line."""
+    if not isinstance(error, ValidationError):
+        return one_line(str(error))
+    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    return one_line(": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"]))))
 
 
 def _made(identity: Sequence[str | None], scores: Iterable[Score]) -> Standing:
@@ -148,9 +200,10 @@ def _standing(run: Run, layout: Layout) -> Standing:
     try:
         # Read back, so that a score is the same whether its run is named now or was named once.
         return from_line(to_line(_made(run.identity, _scores(run, layout))))
-    except ValidationError as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"{run.root / 'results.json'}: {reason}; restore the file or run again") from error
+    except ValueError as error:
+        raise DataError(
+            f"{run.root / 'results.json'}: {reason(error)}; restore the file or run again"
+        ) from error
 
 
 def _scores(run: Run, layout: Layout) -> Iterator[Score]:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import typer
 
-from evalkit.cli.report import RUNS
+from evalkit.cli.report import RUNS, folder
+from evalkit.errors import UsageError
 
 
 def leaderboard(
@@ -14,16 +15,19 @@ def leaderboard(
     output: Path = typer.Option(
         ..., "--output", "-o", help="Markdown file; what is not between its two markers is left alone."
     ),
-    layout: str = typer.Option(
-        "scores",
+    layout: str | None = typer.Option(
+        None,
         help="Which columns: a name that `evalkit report --layouts` lists, or a YAML file of your own. "
-        "'scores' takes the headline metric of every task.",
+        "'scores' takes the headline metric of every task. By default as last time, first 'scores'.",
     ),
-    mixed: bool = typer.Option(
-        False, "--mixed", help="Let results of different protocols or data share a column, with footnotes."
+    mixed: bool | None = typer.Option(
+        None,
+        "--mixed/--no-mixed",
+        help="Let results of different protocols or data share a column, with footnotes (by default as last "
+        "time), and a run replace one of the same model on other or more data.",
     ),
-    badges: Path = typer.Option(
-        None, help="Also write a shields.io badge (JSON) per model into this folder."
+    badges: str | None = typer.Option(
+        None, metavar="DIR", help="Also write a shields.io badge (JSON) per model into this folder."
     ),
 ) -> None:
     """Put runs on a leaderboard; models that are on it already stay, their newer runs replace older ones.
@@ -41,8 +45,12 @@ def leaderboard(
     from evalkit.reports.leaderboard import update
     from evalkit.reports.runs import open_runs
 
-    board, changed = update(output, open_runs(runs or []), load(layout), mixed=mixed)
+    if output.suffix.lower() not in (".md", ".markdown"):
+        raise UsageError(f"--output {output}: a leaderboard stands in a Markdown file; call it *.md")
+    into = folder("--badges", badges)
+    chosen = None if layout is None else load(layout)
+    board, changed = update(output, open_runs(runs or []), chosen, mixed=mixed)
     typer.echo(f"{'wrote' if changed else 'nothing new for'} {output}", err=True)
-    if badges:
-        paths = write_badges(board, badges)
-        typer.echo(f"{len(paths)} badges in {badges}", err=True)
+    if into:
+        paths = write_badges(board, into)
+        typer.echo(f"{len(paths)} badges in {into}", err=True)

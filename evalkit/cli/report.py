@@ -44,7 +44,9 @@ def report(
         "--mixed",
         help="Show results of different protocols or data beside each other, with footnotes.",
     ),
-    plots: Path | None = typer.Option(None, help="Also draw the scores as PNG and SVG into this folder."),
+    plots: str | None = typer.Option(
+        None, metavar="DIR", help="Also draw the scores as PNG and SVG into this folder."
+    ),
     layouts: bool = typer.Option(False, "--layouts", help="List the layouts and exit."),
 ) -> None:
     """Show runs as tables, alone or beside published numbers, or as one page in HTML.
@@ -62,13 +64,13 @@ def report(
         return
     from evalkit.reports.runs import open_runs
 
-    name = one_of("--format", format, _FORMATS) if format else _format_of(output)
+    name, pictures = _format(format, output), folder("--plots", plots)
     found = open_runs(runs or [])
     tables = _tables(found, layout, published, language, mixed=mixed, ties=ties)
-    if plots:
+    if pictures:
         from evalkit.reports.plots import draw
 
-        for path in draw(found, plots):
+        for path in draw(found, pictures):
             typer.echo(f"wrote {path}", err=True)
     if output is None and not format and sys.stdout.isatty():
         _print(tables)
@@ -83,19 +85,31 @@ def _list_layouts() -> None:
         typer.echo(f"{layout.name:<28} {layout.title.en}")
 
 
-def _format_of(output: Path | None) -> str:
-    """The format a file's name asks for.
+def folder(option: str, name: str | None) -> Path | None:
+    """The folder that an option names; None where it is not given.
 
     Raises:
-        UsageError: it asks for none.
+        UsageError: its name is empty, as of an unset variable in a script.
     """
-    if output is None:
-        return "md"
-    if output.suffix not in _SUFFIXES:
+    if name == "":
+        raise UsageError(f"{option} names no folder; '.' is this one")
+    return Path(name) if name else None
+
+
+def _format(asked: str, output: Path | None) -> str:
+    """The format that --format and the file's name ask for.
+
+    Raises:
+        UsageError: they ask for different ones or for none.
+    """
+    named = _SUFFIXES.get(output.suffix.lower()) if output else "md"
+    if not asked and named is None:
         raise UsageError(
             f"--output {output}: which format? Call it *{', *'.join(_SUFFIXES)}, or add --format"
         )
-    return _SUFFIXES[output.suffix]
+    if asked and one_of("--format", asked, _FORMATS) != named and output and named:
+        raise UsageError(f"--format {asked} contradicts --output {output}; leave one out or let them agree")
+    return asked or named or "md"
 
 
 def _tables(
@@ -144,9 +158,7 @@ def _write(text: str, output: Path | None) -> None:
     if output is None:
         typer.echo(text, nl=False)
         return
-    try:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        output.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UsageError(f"--output {output}: {error.strerror}; name another file") from error
+    from evalkit.reports.files import write
+
+    write(output, text.encode())
     typer.echo(f"wrote {output}", err=True)

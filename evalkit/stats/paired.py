@@ -94,6 +94,27 @@ def paired_difference(
     return Difference(0.0, 0.0, d.size - 1, d.size)
 
 
+def paired_half_widths(scores: Floats, weights: Floats) -> Floats:
+    """Half the widths of the intervals of `paired_difference` between every two of many models at once.
+
+    Args:
+        scores: of the same samples, which are independent, shape (models, n), n > 1.
+        weights: of the samples, shape (n,).
+
+    Returns:
+        Shape (models, models).
+    """
+    n, total = weights.size, float(weights.sum())
+    residuals = weights * (scores - (scores @ weights / total)[:, None])
+    scale = math.sqrt(n / (n - 1)) / total
+    stderrs = scale * np.array([np.linalg.norm(residuals - one, axis=1) for one in residuals])
+    halves = float(special.stdtrit(n - 1, (1 + LEVEL) / 2)) * stderrs
+    for i, j in np.argwhere(np.triu(stderrs <= ROUNDING, 1)):
+        low, high = paired_difference(scores[i], scores[j], weights=weights).ci95
+        halves[i, j] = halves[j, i] = (high - low) / 2
+    return halves
+
+
 def _residuals(d: Floats, w: Floats, mean: float, cluster_of: NDArray[np.intp] | None) -> Iterator[Floats]:
     """What the spread may be taken from, best first: sums over clusters, samples, samples about 0."""
     about_mean = w * (d - mean)

@@ -14,12 +14,12 @@ function themeToggle(button) {
 
 /** Scores lead to the samples they rest on. */
 function scoreLinks(samples, browser) {
-  const linked = ({ dataset }) => dataset.run in samples.runs && samples.tasks.includes(dataset.task);
+  const linked = ({ dataset }) => dataset.model !== undefined && samples.tasks.includes(dataset.task);
   document.querySelectorAll("figure.table table").forEach((table) => upgraded(table, linked));
   document.getElementById("scores").addEventListener("click", (event) => {
     const button = event.target.closest("button[data-task]");
     if (!button) return;
-    browser.show({ model: samples.runs[button.dataset.run], task: samples.tasks.indexOf(button.dataset.task) });
+    browser.show({ model: button.dataset.model, task: samples.tasks.indexOf(button.dataset.task) });
   });
 }
 

@@ -45,7 +45,7 @@ function shownCell(cell, isLink) {
   const [first, ...rest] = copies(cell);
   if (!isLink) return el("div", { dir: "auto", className: cell.className }, first ?? "", ...rest);
   const button = el("button", { type: "button", className: "link", title: "Show its samples" }, first);
-  Object.assign(button.dataset, { task: cell.dataset.task, run: cell.dataset.run });
+  Object.assign(button.dataset, { task: cell.dataset.task, model: cell.dataset.model });
   return el("div", { dir: "auto", className: cell.className }, button, ...rest);
 }
 

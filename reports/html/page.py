@@ -7,7 +7,7 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from importlib import resources
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -18,7 +18,7 @@ from evalkit.reports.html.charts import charts
 from evalkit.reports.html.samples import compressed, pack
 from evalkit.reports.pairs import pairs
 from evalkit.reports.runs import Entrant, Run, entrants
-from evalkit.reports.table import Table
+from evalkit.reports.table import Cell, Heading, Table
 from evalkit.reports.text import visible
 
 _SCRIPTS = ("text.js", "data.js", "tables.js", "pairs.js", "detail.js", "samples.js", "main.js")
@@ -58,6 +58,7 @@ def render(tables: Sequence[Table], runs: Sequence[Run]) -> str:
         .render(
             title=f"Evaluation of {names}" if names else "Published results",
             tables=tables,
+            model_of=partial(_model_of, models),
             facts=[_facts(model, run) for model in models for run in model.runs],
             charts=list(charts(runs)),
             install=None if plots.HAS_MATPLOTLIB else plots.INSTALL,
@@ -71,6 +72,15 @@ def render(tables: Sequence[Table], runs: Sequence[Run]) -> str:
             policy=_policy(scripts, styles),
         )
     )
+
+
+def _model_of(models: Sequence[Entrant], row: Heading, column: Heading, cell: Cell) -> int | None:
+    """Place among the models of the one whose score a cell is; runs of several may have the same id."""
+    for k, model in enumerate(models):
+        run = model.find(cell.protocol) if cell.origin == "run" and cell.protocol else None
+        if run and run.run_id == cell.source and model.name in (row.label, column.label):
+            return k
+    return None
 
 
 def _facts(model: Entrant, run: Run) -> _Facts:

@@ -6,7 +6,7 @@ import base64
 import gzip
 import json
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -39,7 +39,7 @@ class Packed:
 def pack(models: Sequence[Entrant]) -> Packed:
     """Pack the samples of every run that kept them.
 
-    The index has `models`, `runs` (the model of each run id), `tasks`, `items` {`task`, `subset`, `id`},
+    The index has `models`, `tasks`, `items` {`task`, `subset`, `id`},
     `rows` {`model`, `item`, `correct`, `prediction`, `target`, `flags`} and `starts`, the first row of each
     chunk. A chunk is a document {`beginning`, `rows`}: how all its prompts begin, and the texts of each row.
     """
@@ -47,7 +47,6 @@ def pack(models: Sequence[Entrant]) -> Packed:
     packed = Packed(index.document)
     for k, model in enumerate(models):
         for run in model.runs:
-            packed.index["runs"].setdefault(run.run_id, k)
             for rows, found in _of_run(run):
                 packed.index["starts"].append(len(index.rows["item"]))
                 packed.chunks.append(compressed(_chunk(rows, found)))
@@ -75,7 +74,6 @@ class _Index:
     def __post_init__(self) -> None:
         self.document = {
             "models": self.models,
-            "runs": {},
             "tasks": [],
             "items": {"task": [], "subset": [], "id": []},
             "rows": {name: [] for name in ("model", "item", "correct", "prediction", "target", "flags")},
@@ -210,18 +208,20 @@ def _options(row: Json, labels: Sequence[str]) -> list[list[Any]]:
 
 
 def _labels(rows: Sequence[Json]) -> tuple[str, ...]:
-    """Names of a task's options: what is predicted most often where the option is the likeliest.
+    """Names of a task's options: what is predicted where the option is the likeliest.
 
     The samples name options by their log-probabilities alone; an option that is never the likeliest is named
-    by its letter.
+    by its letter. All are, where that gives no name of its own to each: predictions follow something else
+    then, such as log-probabilities per character.
     """
-    votes: dict[int, Counter[str]] = defaultdict(Counter)
+    said: dict[int, set[str]] = defaultdict(set)
     scored = [row for row in rows if row["choice_logprobs"]]
     for row in scored:
         if row["prediction"] is not None:
-            votes[row["choice_logprobs"].index(max(row["choice_logprobs"]))][row["prediction"]] += 1
-    most = max((len(row["choice_logprobs"]) for row in scored), default=0)
-    return tuple(votes[k].most_common(1)[0][0] if votes[k] else _letter(k) for k in range(most))
+            said[row["choice_logprobs"].index(max(row["choice_logprobs"]))].add(row["prediction"])
+    letters = [_letter(k) for k in range(max((len(row["choice_logprobs"]) for row in scored), default=0))]
+    names = [name for k, letter in enumerate(letters) for name in said.get(k, {letter})]
+    return tuple(names if len(names) == len(set(names)) == len(letters) else letters)
 
 
 def _letter(k: int) -> str:

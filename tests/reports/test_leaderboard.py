@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -20,13 +21,13 @@ from evalkit.reports.comparison import Units
 from evalkit.reports.layouts import DEFAULT, Layout
 from evalkit.reports.leaderboard import BEGIN, END, update
 from evalkit.reports.ranking import Board
-from evalkit.reports.runs import open_runs
+from evalkit.reports.runs import Run, open_runs
 from evalkit.reports.text import one_line
 
 OURS = re.compile(re.escape(BEGIN) + ".*" + re.escape(END), re.DOTALL)
 
 
-def put(file: Path, *paths: Path, layout: Layout = DEFAULT, mixed: bool = False) -> Board:
+def put(file: Path, *paths: Path, layout: Layout | None = DEFAULT, mixed: bool | None = None) -> Board:
     return update(file, open_runs(paths), layout, mixed=mixed)[0]
 
 
@@ -38,7 +39,7 @@ def ranks(board: Board) -> dict[str, str]:
     return {place.name: place.shown_rank for place in board.places}
 
 
-def able(root: Path, name: str, share: float, *, seed: int = 0, n: int = 400, **options: object) -> Path:
+def able(root: Path, name: str, share: float, *, seed: int = 0, n: int = 400, **options: Any) -> Path:
     """A run that is right this often, on the questions of this seed."""
     scores = right(share, n, seed)
     return write_run(root / name, {GSM8K: {str(i): scores[i::20] for i in range(20)}}, name, **options)
@@ -107,7 +108,8 @@ class TestFile:
             f"{BEGIN}\n{END}\n{BEGIN}\n{END}\n",
             f"{BEGIN}\n<!-- evalkit:leaderboard:en",
             f"evalkit:leaderboard:begin -->\n{END}\n",
-            f"see {BEGIN}\n",
+            f"{BEGIN}\n```\n{END}\n```\n",
+            "<!-- evalkit:leaderboard:state\n-->\n",
         ],
     )
     def test_with_damaged_markers_is_refused_and_left_alone(
@@ -125,8 +127,17 @@ class TestFile:
         [
             lambda text: text.replace("<!-- evalkit:leaderboard:state\n", ""),
             lambda text: text.replace("\n-->", ""),
-            lambda text: text.replace('"schema_version": 1', '"schema_version": 2'),
+            lambda text: text.replace('"schema_version":1', '"schema_version":2'),
             lambda text: text.replace('"value":', '"vlaue":'),
+            lambda text: text.replace('"schema_version":1', '"schema_version":1,"layout":{"name":"x"}'),
+            lambda text: re.sub(r'"value":[^,]+', '"value":51.2', text),
+            lambda text: re.sub(r'"value":[^,]+', '"value":NaN', text),
+            lambda text: re.sub(r'"value":[^,]+', '"value":1e400', text),
+            lambda text: re.sub(r'"ci95":\[[^]]+', '"ci95":[0.6,0.4', text),
+            lambda text: re.sub(r'"ci95":\[[^]]+', '"ci95":[-1e400,1e400', text),
+            lambda text: re.sub(r'"n":\d+', '"n":-1', text),
+            lambda text: re.sub(r'"units":\[[^]]+', '"units":["x",""', text),
+            lambda text: re.sub(r'"units":\[[^]]+', '"units":["x","eJwDAAAAAAE="', text),
             lambda text: text.replace('"scores":[{', '"scores":[{{'),
             lambda text: re.sub(r'("units":\["\w+",")....', r"\1", text),
             lambda text: re.sub(r'("units":\["\w+",")', r"\1!", text),
@@ -142,7 +153,42 @@ class TestFile:
         ran = cli("leaderboard", able(tmp_path, "b", 0.5), "-o", file)
         assert ran.code == 4, ran
         assert f"{file}: the comment that keeps what the leaderboard is made of is damaged" in ran.err
+        assert len(ran.err.splitlines()) == 1
         assert file.read_text("utf-8") == text
+
+    def test_with_scores_that_cannot_be_compared_is_refused(self, tmp_path: Path, file: Path) -> None:
+        put(file, able(tmp_path, "a", 0.5), able(tmp_path, "b", 0.6))
+        text = file.read_text("utf-8")
+        packed = Units("x", np.ones(3), np.ones(3)).pack()[1]
+        file.write_text(re.sub(r'("units":\["\w+",")[^"]+', rf"\g<1>{packed}", text, count=1), "utf-8")
+        with pytest.raises(DataError, match="different numbers of units"):
+            put(file)
+
+    @pytest.mark.parametrize("begin", ["```", "~~~~ md", "  ```text"])
+    def test_shows_markers_in_prose_and_code(self, tmp_path: Path, file: Path, begin: str) -> None:
+        end = re.match(" *[`~]+", begin)[0]  # type: ignore[index]
+        code = f"see evalkit:leaderboard: and {BEGIN}\n\n{begin}\n{BEGIN}\n{END}\n```x\n{end}\n\n"
+        file.write_text(f"\ufeff{code}{BEGIN}\n{END}\nafter\n")
+        for name in "ab":
+            put(file, able(tmp_path, name, 0.5))
+        text = file.read_text("utf-8")
+        assert text.startswith(f"\ufeff{code}{BEGIN}\n")
+        assert text.endswith(f"{END}\nafter\n")
+        file.write_text(code)
+        put(file, tmp_path / "a")
+        assert file.read_text("utf-8").startswith(f"{code}{BEGIN}\n")
+
+    def test_may_begin_with_a_byte_order_mark(self, tmp_path: Path, file: Path) -> None:
+        file.write_text(f"\ufeff{BEGIN}\n{END}\n")
+        put(file, able(tmp_path, "a", 0.5))
+        assert file.read_text("utf-8").startswith(f"\ufeff{BEGIN}\n")
+        assert file.read_text("utf-8").endswith(f"\n{END}\n")
+
+    def test_that_ends_in_code_is_refused(self, tmp_path: Path, file: Path) -> None:
+        file.write_text("text\n```\ncode\n")
+        with pytest.raises(UsageError, match="the code fence of line 2 is never closed"):
+            put(file, able(tmp_path, "a", 0.5))
+        assert file.read_text() == "text\n```\ncode\n"
 
     def test_is_replaced_in_one_piece(self, tmp_path: Path, file: Path) -> None:
         put(file, able(tmp_path, "a", 0.5))
@@ -168,10 +214,19 @@ class TestFile:
     def test_that_cannot_be_written(self, tmp_path: Path) -> None:
         run = able(tmp_path, "a", 0.5)
         (tmp_path / "file").touch()
-        for output in (tmp_path, tmp_path / "file/L.md"):
+        (tmp_path / "results.md").symlink_to(run / "results.json")
+        kept = (run / "results.json").read_bytes()
+        outputs = (tmp_path, tmp_path / "file/L.md", run / "results.json", tmp_path / "results.md")
+        for output in outputs:
             ran = cli("leaderboard", run, "-o", output)
             assert ran.code == 2
             assert str(output) in ran.err
+        assert (run / "results.json").read_bytes() == kept
+
+    def test_may_have_any_name_of_markdown(self, tmp_path: Path) -> None:
+        run = able(tmp_path, "a", 0.5)
+        for name in ("L.MD", "L.markdown", "a/L.md"):
+            assert cli("leaderboard", run, "-o", tmp_path / name).code == 0
 
     def test_needs_a_run_first(self, file: Path) -> None:
         ran = cli("leaderboard", "-o", file)
@@ -221,6 +276,44 @@ class TestUpdates:
         put(file, write_run(tmp_path / "a", {CMMLU: {"a": [0, 1]}}, verdict="file leak"))
         header, line = rows(file)
         assert line[header.index("Contamination")] == "cmmlu: file leak"
+
+    @pytest.mark.parametrize(
+        ("newer", "message"),
+        [
+            ({"data": "f" * 64}, r"on different data \(0123456789ab and ffffffffffff\)"),
+            ({"n": 40}, "scored 400 and 40 samples of"),
+            ({"n": 40, "manifest": False}, "scored 400 and 40 samples of"),
+        ],
+    )
+    def test_by_a_lesser_run_are_refused_in_any_order(
+        self, tmp_path: Path, newer: dict[str, Any], message: str
+    ) -> None:
+        full = able(tmp_path / "1", "a", 0.5, manifest=newer.get("manifest", True))
+        lesser = able(tmp_path / "2", "a", 0.5, **newer, day=2)
+        for first, second in ((full, lesser), (lesser, full)):
+            file = tmp_path / f"{first.parent.name}.md"
+            put(file, first)
+            before = file.read_bytes()
+            if first is full or "data" in newer:
+                with pytest.raises(UsageError, match=message):
+                    put(file, second)
+                assert file.read_bytes() == before
+            put(file, second, mixed=True)
+            (score,) = put(file).places[0].scores
+            assert score
+
+    def test_by_a_run_with_a_caveat_are_refused(
+        self, tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        put(file, able(tmp_path / "1", "a", 0.5))
+        again = able(tmp_path / "2", "a", 0.5, day=2)
+        monkeypatch.setattr(Run, "caveats", lambda self, task: iter(["partial run"]))
+        with pytest.raises(UsageError, match=r"are not alike on gsm8k.*the newer: partial run"):
+            put(file, again)
+        put(file, again, mixed=True)
+        shutil.rmtree(again)
+        put(file, mixed=False)
+        assert re.search("^. partial run", file.read_text("utf-8"), re.MULTILINE)
 
     def test_of_a_model_in_another_precision_are_another_entry(self, tmp_path: Path, file: Path) -> None:
         for dtype in ("float32", "bfloat16"):
@@ -349,7 +442,39 @@ class TestTable:
         assert f"{GSM8K}, data bbbbbbbbbbbb" in file.read_text("utf-8")
         # The run on other data may also be replaced by one on the same.
         shutil.rmtree(tmp_path / "a")
-        assert cli("leaderboard", able(tmp_path, "a", 0.5, data="b" * 64, day=3), "-o", file).code == 0
+        assert (
+            cli("leaderboard", able(tmp_path, "a", 0.5, data="b" * 64, day=3), "-o", file, "--mixed").code
+            == 0
+        )
+        assert cli("leaderboard", "-o", file, "--no-mixed").code == 0
+
+    def test_is_written_as_last_time(self, tmp_path: Path, file: Path) -> None:
+        layout = tmp_path / "mine.yaml"
+        layout.write_text(
+            "{title: '-->', corner: c, models: rows, entries: [{key: Law, runs: [cmmlu], subsets: [law]}]}"
+        )
+        for name, data in (("a", "a" * 64), ("b", "b" * 64)):
+            write_run(tmp_path / name, {CMMLU: {"law": [1, 0], "art": [0, 1]}}, name, data=data)
+        runs = [tmp_path / "a", tmp_path / "b"]
+        assert cli("leaderboard", *runs, "-o", file, "--layout", layout, "--mixed").code == 0
+        written = file.read_bytes()
+        layout.unlink()
+        assert "nothing new" in cli("leaderboard", "-o", file).err
+        assert "Law" in rows(file)[0][2]
+        assert "nothing new" in cli("leaderboard", *runs, "-o", file).err
+        assert file.read_bytes() == written
+        assert cli("leaderboard", "-o", file, "--layout", "scores").code == 0
+        assert "cmmlu acc" in rows(file)[0][2]
+        ran = cli("leaderboard", "-o", file, "--no-mixed")
+        assert (ran.code, "on different data" in ran.err) == (2, True)
+
+    def test_of_a_layout_that_cannot_be_kept_is_refused(self, tmp_path: Path, file: Path) -> None:
+        entries = [{"key": "x", "runs": ["gsm8k"], "scale": float("inf")}]
+        layout = Layout.model_validate(
+            {"name": "l", "title": "t", "corner": "c", "models": "rows", "entries": entries}
+        )
+        with pytest.raises(UsageError, match="layout l cannot be kept"):
+            put(file, able(tmp_path, "a", 0.5), layout=layout)
 
     def test_takes_the_columns_of_a_layout(self, tmp_path: Path, file: Path) -> None:
         layout = Layout.model_validate(
@@ -381,14 +506,19 @@ class TestTable:
         assert "Without a score in these columns: b." in file.read_text("utf-8")
         assert [row[1] for row in rows_after(file, DEFAULT)] == ["a", "b"]  # what is not shown is kept
 
-    def test_of_a_layout_without_scores_is_refused(self, tmp_path: Path, file: Path) -> None:
+    @pytest.mark.parametrize(
+        "entries", [[{"key": "x", "runs": ["x"]}], [{"key": "x", "runs": ["gsm8k"], "leakage": 0.2}]]
+    )
+    def test_of_a_layout_without_scores_is_refused(
+        self, tmp_path: Path, file: Path, entries: list[dict[str, Any]]
+    ) -> None:
         layout = Layout.model_validate(
             {
                 "name": "l",
                 "title": "t",
                 "corner": "c",
                 "models": "rows",
-                "entries": [{"key": "x", "runs": ["x"]}],
+                "entries": entries,
             }
         )
         with pytest.raises(UsageError, match="no scores to show in the columns of layout l"):
@@ -490,6 +620,8 @@ class TestBadges:
         ran = cli("leaderboard", able(tmp_path, "a", 0.5), "-o", file, "--badges", tmp_path / "file")
         assert ran.code == 2
         assert "cannot be written" in ran.err
+        ran = cli("leaderboard", tmp_path / "a", "-o", file, "--badges", "")
+        assert (ran.code, "--badges names no folder" in ran.err) == (2, True)
 
 
 def test_units_survive_being_kept() -> None:

@@ -294,6 +294,23 @@ def test_a_score_leads_to_its_samples(page: Page, big: tuple[Path, Path, Path]) 
     page.until("document.querySelector('[role=status]').textContent.startsWith('14,042 of')")
 
 
+@pytest.mark.parametrize("axis", ["rows", "columns"])
+def test_a_score_leads_to_the_samples_of_its_model(page: Page, tmp_path: Path, axis: str) -> None:
+    """Also where the runs of two models have one name."""
+    layout = tmp_path / "l.yaml"
+    layout.write_text(
+        f"{{title: t, corner: c, models: {axis}, entries: [{{key: CMMLU, runs: [cmmlu]}}]}}", encoding="utf-8"
+    )
+    runs = [tmp_path / name / "run" for name in "ab"]
+    for run in runs:
+        mock_run(run, "cmmlu", backend=MockBackend(run.parent.name), model=run.parent.name)
+    assert cli("report", *runs, "--layout", layout, "-o", tmp_path / "r.html").code == 0
+    page.open(tmp_path / "r.html")
+    for k in (1, 0):
+        page.js(f"document.querySelectorAll('#scores button[data-task]')[{k}].click()")
+        page.until(f"document.forms[0].elements.model.value === '{k}'")
+
+
 @pytest.mark.data
 def test_fits_a_phone(page: Page, big: tuple[Path, Path, Path]) -> None:
     page.resize(360, 740)

@@ -1,10 +1,12 @@
 import json
 from dataclasses import replace
+from unittest import mock
 
 import pytest
 from helpers import mock_run
 
 from evalkit.backends.mock import MockBackend
+from evalkit.reports import pairs as of_pairs
 from evalkit.reports.pairs import pairs
 from evalkit.reports.runs import entrants, open_runs
 from evalkit.store import RunStore
@@ -61,3 +63,10 @@ def test_nothing_in_common(tmp_path):
     a = scored(tmp_path / "a", [1.0])
     (a / "samples.parquet").unlink()
     assert compared(a, scored(tmp_path / "b", [1.0])) == []
+
+
+def test_samples_of_a_model_are_read_once(tmp_path):
+    runs = [scored(tmp_path / name, [1.0, 0.0]) for name in "abcd"]
+    with mock.patch.object(of_pairs, "_scores", wraps=of_pairs._scores) as read:
+        assert len(compared(*runs)) == 6
+    assert read.call_count == 4

@@ -95,3 +95,14 @@ def test_without_matplotlib_says_how_to_get_it(runs, tmp_path, monkeypatch):
     ran = cli("report", *runs, "--plots", tmp_path / "plots", "-o", tmp_path / "t.md")
     assert ran.code == 2
     assert "pip install 'evalkit[report]'" in ran.err
+
+
+def test_models_whose_names_have_no_latin_letter_have_figures_of_their_own(tmp_path):
+    method = {"flagged": 0.4, "ci95": [0.3, 0.5], "null_floor": 0.3, "null_floor_ci95": None}
+    for name in ("模型一", "模型二", "a/b", "a b"):
+        run = tmp_path / name.replace("/", "|")
+        mock_run(run, "cmmlu", backend=MockBackend(name), model=name)
+        edit(run, lambda r: r.update(leakage={"tasks": {t: {"methods": {"a": method}} for t in r["tasks"]}}))
+    names = [one.name for one in drawings(open_runs(sorted(tmp_path.iterdir())))]
+    assert len({name for name in names if name.startswith("leakage-flagged")}) == 4
+    assert len(names) == len({name.lower() for name in names})

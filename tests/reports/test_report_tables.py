@@ -91,8 +91,10 @@ class TestBadInput:
                 "--output table.docx: which format? Call it *.md, *.html, *.tex, *.csv, *.json",
             ),
             ("-o table", "--output table: which format?"),
-            ("-o file/table.md", "--output file/table.md: "),
-            ("-o folder.md", "--output folder.md: Is a directory; name another file"),
+            ("-o file/table.md", "file/table.md: cannot be written ("),
+            ("-o folder.md", "folder.md: cannot be written (Is a directory); name another file"),
+            ("-o a/results.json", "a/results.json: a run keeps its own results there; name another file"),
+            ("--format csv -o x.md", "--format csv contradicts --output x.md"),
             ("--language fr", "unknown value for --language 'fr'"),
         ],
     )
@@ -106,6 +108,26 @@ class TestBadInput:
         ran = cli("report", "a", *arguments.split())
         assert (ran.code, ran.out) == (2, ""), ran
         assert message in ran.err
+
+    def test_of_a_folder_without_a_name(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        write_run(tmp_path / "a", FEW)
+        ran = cli("report", "a", "-o", "t.md", "--plots", "")
+        assert (ran.code, "--plots names no folder" in ran.err) == (2, True)
+        assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+    @pytest.mark.parametrize("name", ["results.json", "manifest.json", "samples.parquet", "journal/x.json"])
+    def test_a_file_of_a_run_as_output(self, tmp_path: Path, name: str) -> None:
+        run = write_run(tmp_path / "a", FEW)
+        (run / "journal").mkdir()
+        before = {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
+        ran = cli("report", run, "--format", "json", "-o", run / name)
+        if name.endswith(".json"):
+            assert (ran.code, "a run keeps its own results there" in ran.err) == (2, True)
+        assert {path: path.read_bytes() for path in run.iterdir() if path.is_file()} == before
+        assert cli("report", run, "-o", run / "report.md").code == 0
+        for _ in range(2):
+            assert cli("report", run, "-o", tmp_path / "results.json").code == 0
 
     @pytest.mark.parametrize("name", ["results.json", "manifest.json", "samples.parquet"])
     def test_a_damaged_file(self, tmp_path: Path, name: str) -> None:

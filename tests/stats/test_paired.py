@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from evalkit.stats.intervals import clustered_mean
-from evalkit.stats.paired import paired_difference
+from evalkit.stats.paired import paired_difference, paired_half_widths
 
 SCORES = st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1), st.integers(0, 4)), min_size=2, max_size=40)
 
@@ -129,3 +129,14 @@ def test_a_difference_that_is_none_is_found_in_one_of_twenty(clustered):
         a, b = ((generator.random(n) < hard + shift).astype(float) for shift in (edges / 2, -edges / 2))
         rejected += paired_difference(a, b, clusters).p < 0.05
     assert 0.03 < rejected / repeats < 0.07
+
+
+def test_of_many_at_once_is_that_of_every_two():
+    generator = np.random.default_rng(8)
+    scores, weights = generator.random((4, 23)), generator.integers(1, 9, 23).astype(float)
+    # Alike, and differing by the same throughout.
+    scores = np.vstack([scores, scores[0], scores[1] + 0.25])
+    found = paired_half_widths(scores, weights)
+    for a, b in np.ndindex(found.shape):
+        low, high = paired_difference(scores[a], scores[b], weights=weights).ci95
+        assert found[a, b] == pytest.approx((high - low) / 2)
