@@ -65,7 +65,9 @@ def terminal(document: Json) -> RenderableType:
     for row in headlines(document):
         cells = (row.task, row.verdict, row.items, row.p_file, row.fraction, row.flagged, row.floor)
         table.add_row(*map(Text, map(one_line, cells)))
-    notes = [Text(one_line(f"{name}: {note}")) for name, task in document["tasks"].items() for note in _notes(task)]
+    notes = [
+        Text(one_line(f"{name}: {note}")) for name, task in document["tasks"].items() for note in _notes(task)
+    ]
     return Group(table, *notes)
 
 

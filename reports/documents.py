@@ -39,6 +39,8 @@ class _Part(BaseModel):
 
 
 class Range(_Part):
+    """Lowest and highest score that is possible."""
+
     low: Number
     high: Number
 
@@ -99,11 +101,15 @@ class Task(_Part):
 
 
 class Verdict(_Part):
+    """On one benchmark."""
+
     short: str
     sentence: str
 
 
 class Difference(_Part):
+    """In points."""
+
     value: Number
     ci95: Interval
 
@@ -147,11 +153,15 @@ class Examined(_Part):
 
 
 class Leakage(_Part):
+    """What `evalkit leakage` wrote into the document."""
+
     tasks: dict[str, Examined]
     run_id: str = ""
 
 
 class Model(_Part):
+    """Which model it was."""
+
     name: str
     backend: str | None = None
     dtype: str | None = None
@@ -159,6 +169,8 @@ class Model(_Part):
 
 
 class Cost(_Part):
+    """Seconds, tokens and bytes."""
+
     wall_s: Amount
     load_s: Amount
     score_s: Amount | None = None
@@ -189,6 +201,8 @@ class Data(_Part):
 
 
 class Hashes(_Part):
+    """Of what was done for a task."""
+
     data: str | None = None
 
 
@@ -200,6 +214,8 @@ class Prepared(_Part):
 
 
 class Details(_Part):
+    """What its engine said of it."""
+
     random_weights: bool = False
 
 
@@ -210,6 +226,8 @@ class Loaded(_Part):
 
 
 class Gate(_Part):
+    """Whether scores equal those of plain forward passes."""
+
     passed: bool | None = None
     max_difference: Number | None = None
 
@@ -241,7 +259,9 @@ def check_samples(table: Any, path: Path) -> None:
     Raises:
         DataError: it does not, and where.
     """
-    for number, row in enumerate(table.select([name for name in table.column_names if name in _CHECKED]).to_pylist()):
+    for number, row in enumerate(
+        table.select([name for name in table.column_names if name in _CHECKED]).to_pylist()
+    ):
         for name, why in _faults(row):
             raise DataError(f"{path}: row {number}: {name} {why}; restore the file or run again")
 

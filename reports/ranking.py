@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from evalkit.errors import UsageError
 from evalkit.reports.comparison import Gap, gap
-from evalkit.reports.filling import place, refuse_mixture
 from evalkit.reports.layouts import Entry, Layout
 from evalkit.reports.runs import unique_names
+from evalkit.reports.scores import place, refuse_mixture
 from evalkit.reports.standings import Score, Standing, is_score
 from evalkit.reports.table import NONE
 

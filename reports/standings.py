@@ -11,9 +11,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from evalkit.errors import DataError
 from evalkit.reports.comparison import Scored, Units, half_width, units
-from evalkit.reports.filling import estimate, place
 from evalkit.reports.layouts import Entry, Label, Layout
 from evalkit.reports.runs import Run
+from evalkit.reports.scores import estimate, place
 
 
 class _Kept(BaseModel):

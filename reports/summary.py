@@ -195,7 +195,9 @@ def cost_line(cost: Json) -> str:
 
 def model_facts(model: Json) -> Iterator[tuple[str, str]]:
     """What is known of the model, with headings."""
-    yield from ((key.capitalize(), str(model[key])) for key in ("backend", "dtype", "fingerprint") if key in model)
+    yield from (
+        (key.capitalize(), str(model[key])) for key in ("backend", "dtype", "fingerprint") if key in model
+    )
 
 
 def tokens(cost: Json) -> str:

@@ -495,7 +495,7 @@ class TestBadges:
 def test_units_survive_being_kept() -> None:
     generator = np.random.default_rng(6)
     for n in (2, 67, 1319):
-        units = Units("x", generator.random(n), generator.integers(1, 99, n).astype(float))
+        units = Units("x", generator.random(n), generator.integers(1, 99, n).astype(float), np.zeros(n, int))
         kept = Units.unpack(units.pack())
         assert kept.of == "x"
         np.testing.assert_allclose(kept.values, units.values, atol=1e-5)
