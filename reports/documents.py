@@ -189,7 +189,7 @@ class Results(_Part):
     model: Model
     tasks: dict[str, Task]
     cost: Cost
-    leakage: Leakage | None = None
+    leakage: Leakage = Leakage(tasks={})
 
 
 class Data(_Part):
