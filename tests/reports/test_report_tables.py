@@ -394,6 +394,9 @@ WRITTEN = st.text(st.one_of(st.characters(), st.sampled_from("\\`*_|<>~[]$&#-+=.
 
 
 class TestEscapes:
+    def test_no_xml_is_broken(self) -> None:
+        assert text.one_line("a\ufffeb\uffff") == "a⟨U+FFFE⟩b⟨U+FFFF⟩"
+
     @given(WRITTEN)
     def test_markdown_gives_the_text_back(self, written: str) -> None:
         escaped = text.markdown(written)
@@ -404,6 +407,30 @@ class TestEscapes:
         assert kinds(escaped) <= {"paragraph_open", "paragraph_close", "inline", "text", "text_special"}
         rows = cells(f"| a | {escaped} |\n|:--|--:|\n| {escaped} | b |")
         assert rows == [["a", line], [line, "b"]]
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "https://a.example/b",
+            "FTP://a.example",
+            "www.a.example",
+            "@somebody",
+            "see/@somebody",
+            "a@b.example",
+        ],
+    )
+    def test_markdown_of_a_name_links_and_notifies_nobody(self, name: str) -> None:
+        escaped = text.markdown(name)
+        assert plain(GFM.parse(escaped)[1]) == name
+        assert not re.search(r"\w://|(?i:www)\.|@\w", escaped)
+
+    @pytest.mark.parametrize("task", ["cmmlu@official:test:5shot", "51.23 [50.4, 52.0]", "a/b"])
+    def test_markdown_leaves_alone_what_is_harmless(self, task: str) -> None:
+        assert text.markdown(task) == task
+
+    def test_markdown_of_notes_keeps_links(self) -> None:
+        note = "Published: A, https://www.a.example/@b, by @c"
+        assert text.markdown(note, links=True) == note.replace("@c", "@&#8203;c")
 
     @given(WRITTEN)
     def test_latex_holds_no_special_character(self, written: str) -> None:
