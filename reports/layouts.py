@@ -75,11 +75,11 @@ class Entry(_Part):
     """Keys of entries this is the mean of; for runs it is computed, and missing if one of them is."""
     model: Literal["dtype", "backend", "memory_gb"] | None = None
     """What is said of a run's model instead of a score."""
-    leakage: float | None = Field(None, gt=0, le=100)
+    leakage: float | None = Field(default=None, gt=0, le=100)
     """Threshold of the published leakage rule, whose flagged share is shown instead of a score."""
-    scale: float = Field(100, gt=0, le=1e6)
+    scale: float = Field(default=100, gt=0, le=1e6)
     """Metric values are multiplied by this."""
-    digits: int | None = Field(None, ge=0, le=10)
+    digits: int | None = Field(default=None, ge=0, le=10)
     """Decimal places; by default the layout's."""
     best: Literal["higher", "lower", "none"] | None = None
     """Which value is emphasised; by default the layout's."""
@@ -117,7 +117,7 @@ class Layout(_Part):
     """Empty: every task and metric of the runs."""
     published: str | None = None
     """The published table that it repeats, as card/table."""
-    digits: int = Field(1, ge=0, le=10)
+    digits: int = Field(default=1, ge=0, le=10)
     best: Literal["higher", "lower", "none"] = "higher"
     notes: tuple[Label, ...] = ()
 

@@ -75,7 +75,13 @@ def test_what_leakage_found_is_drawn(tmp_path):
         lambda results: results.update(
             leakage={
                 "run_id": "leak",
-                "tasks": {task: {"methods": {"scenario a": method}} for task in results["tasks"]},
+                "tasks": {
+                    task: {
+                        "methods": {"scenario a": method},
+                        "verdict": {"short": "inconclusive", "sentence": "Inconclusive."},
+                    }
+                    for task in results["tasks"]
+                },
             }
         ),
     )
