@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from evalkit.errors import UsageError
 from evalkit.reports import best, published
+from evalkit.reports.comparison import Json
 from evalkit.reports.layouts import Entry, Label, Language, Layout
 from evalkit.reports.published import Published
 from evalkit.reports.runs import Entrant, Run, entrants
 from evalkit.reports.scores import estimate, place, refuse_mixture
 from evalkit.reports.table import MISSING, Cell, Heading, Row, Table, transposed
-
-Json = Mapping[str, Any]
 
 _SCENARIO_B = "scenario b, threshold -{:g}"
 _GIB = 2**30

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import fnmatch
 import math
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
 from evalkit.errors import UsageError
-from evalkit.reports.comparison import half_width
+from evalkit.reports.comparison import Json, half_width
 from evalkit.reports.layouts import Entry
 from evalkit.stats.intervals import clustered_mean
-
-Json = Mapping[str, Any]
 
 
 def place(tasks: Collection[str], entry: Entry) -> str | None:
