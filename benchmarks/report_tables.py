@@ -96,7 +96,9 @@ def made_up(root: Path, seed: int, args: Any) -> Path:
         ]
     model = {"name": f"model-{seed:02}", "backend": "mock", "dtype": "float32", "fingerprint": f"mock:{seed}"}
     versions = {"schema_version": SCHEMA_VERSION, "evalkit_version": "0"}
-    results = {"run_id": root.name, "status": "complete", "model": model, "tasks": tasks, "cost": {}}
+    cost = dict.fromkeys(("wall_s", "load_s", "tokens_logical", "tokens_computed", "tokens_generated"), 0)
+    cost["peak_memory_bytes"] = 0
+    results = {"run_id": root.name, "status": "complete", "model": model, "tasks": tasks, "cost": cost}
     manifest = {
         "status": "complete",
         "finished_at": "2026-01-01T00:00:00+00:00",

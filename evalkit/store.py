@@ -177,15 +177,17 @@ class RunStore:
         """Read a JSON file of the run.
 
         Raises:
-            UsageError: this is not a run directory.
+            UsageError: this is not a run directory, or the file cannot be read.
             DataError: the file is damaged.
         """
         path = self.root / name
-        if not path.is_file():
-            raise UsageError(f"'{self.root}' holds no finished run ({name} is missing)")
         try:
-            document: Any = json.loads(path.read_text("utf-8"))
-        except ValueError as error:
+            document: Any = json.loads(path.read_text("utf-8"), parse_constant=_refuse)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+            raise UsageError(f"'{self.root}' holds no finished run ({name} is missing)") from error
+        except OSError as error:
+            raise UsageError(f"{path}: {error.strerror}; make it readable, or name another run") from error
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{path}: not valid JSON ({error}); restore the file or run again") from error
         version = document.get("schema_version") if isinstance(document, dict) else None
         if not isinstance(document, dict) or version != SCHEMA_VERSION:
@@ -202,20 +204,43 @@ class RunStore:
             UsageError: there is none.
             DataError: the file is damaged.
         """
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         path = self.root / "samples.parquet"
         if not path.is_file():
             raise UsageError(f"'{self.root}' holds no finished run (samples.parquet is missing)")
-        try:
-            table = pq.read_table(path)
-            rows = table.to_pylist()
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise DataError(f"{path}: not a readable parquet file ({error}); run again") from error
-        if missing := sorted(_COLUMNS.keys() - {*_ON_DEMAND, *table.column_names}):
-            raise DataError(f"{path}: lacks the columns {', '.join(missing)}; run again")
-        return [_outcome(row) for row in rows]
+        return [_outcome(row) for row in read_sample_table(path).to_pylist()]
+
+
+def _refuse(constant: str) -> Any:
+    raise ValueError(f"{constant} is no number of JSON")
+
+
+def read_sample_table(path: Path, columns: Sequence[str] | None = None) -> Any:
+    """Read a `samples.parquet` as a pyarrow table: every column, or some.
+
+    Raises:
+        DataError: it is damaged, lacks a column, or one has another type.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with pq.ParquetFile(path) as file:
+            _check_columns(file.schema_arrow, path)
+            table = file.read(columns)
+            table.validate(full=True)  # text that is no UTF-8 shows here, not where it is used
+            return table
+    except (pa.ArrowException, OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"{path}: not a readable parquet file ({reason}); restore it or run again") from error
+
+
+def _check_columns(schema: Any, path: Path) -> None:
+    if missing := sorted(_COLUMNS.keys() - {*_ON_DEMAND, *schema.names}):
+        raise DataError(f"{path}: lacks the columns {', '.join(missing)}; restore it or run again")
+    for name in schema.names:
+        if name in _COLUMNS and schema.field(name).type != (wanted := _arrow_type(_COLUMNS[name])):
+            found = schema.field(name).type
+            raise DataError(f"{path}: column {name} is {found}, not {wanted}; restore it or run again")
 
 
 _COLUMNS = {

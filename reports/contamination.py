@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from evalkit.reports.markdown import template
+from evalkit.reports.summary import Json, model_facts, tokens
+from evalkit.reports.table import NONE
+from evalkit.reports.text import one_line
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-
-Json = Mapping[str, Any]
-
-NONE = "–"
-"""Stands where there is no value."""
 
 _PUBLISHED = "scenario b, threshold -0.2"
 
@@ -66,8 +64,10 @@ def terminal(document: Json) -> RenderableType:
         table.add_column(heading, justify="right", no_wrap=True)
     for row in headlines(document):
         cells = (row.task, row.verdict, row.items, row.p_file, row.fraction, row.flagged, row.floor)
-        table.add_row(*map(Text, cells))
-    notes = [Text(f"{name}: {note}") for name, task in document["tasks"].items() for note in _notes(task)]
+        table.add_row(*map(Text, map(one_line, cells)))
+    notes = [
+        Text(one_line(f"{name}: {note}")) for name, task in document["tasks"].items() for note in _notes(task)
+    ]
     return Group(table, *notes)
 
 
@@ -133,12 +133,9 @@ def _notes(task: Json) -> Iterator[str]:
 
 
 def _facts(document: Json) -> Iterator[tuple[str, str]]:
-    model, cost = document["model"], document["cost"]
-    yield from ((key.capitalize(), str(model[key])) for key in ("backend", "dtype", "fingerprint"))
-    logical, computed = cost["tokens_logical"], cost["tokens_computed"]
-    ratio = f" ({logical / computed:.1f}× fewer)" if logical > computed > 0 else ""
-    yield "Tokens", f"{logical:,} logical, {computed:,} computed{ratio}"
-    yield "Wall time", f"{cost['wall_s']:.1f} s"
+    yield from model_facts(document["model"])
+    yield "Tokens", tokens(document["cost"])
+    yield "Wall time", f"{document['cost']['wall_s']:.1f} s"
     yield "Run", f"{document['run_id']}, evalkit {document['evalkit_version']}"
 
 

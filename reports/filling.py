@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import fnmatch
-import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
-
-import numpy as np
 
 from evalkit.errors import UsageError
 from evalkit.reports import best, published
-from evalkit.reports.comparison import half_width
+from evalkit.reports.comparison import Json
 from evalkit.reports.layouts import Entry, Label, Language, Layout
 from evalkit.reports.published import Published
 from evalkit.reports.runs import Entrant, Run, entrants
+from evalkit.reports.scores import estimate, place, refuse_mixture
 from evalkit.reports.table import MISSING, Cell, Heading, Row, Table, transposed
-from evalkit.stats.intervals import clustered_mean
-
-Json = Mapping[str, Any]
 
 _SCENARIO_B = "scenario b, threshold -{:g}"
 _GIB = 2**30
@@ -62,7 +55,8 @@ def fill(
     entries = layout.entries or tuple(_every_metric(runs))
     card = published.load(layout.published) if layout.published and with_published else None
     if not runs and card is None:
-        raise UsageError(f"layout {layout.name}: no runs, and no published table to show; name runs")
+        instead = ", or add --published to show the model card alone" if layout.published else ""
+        raise UsageError(f"layout {layout.name}: no runs to show; name some{instead}")
     if not entries:
         raise UsageError("the runs have no scores to show")
     places = [[place(one.tasks, entry) for entry in entries] for one in of_models]
@@ -108,17 +102,6 @@ def _every_metric(runs: Sequence[Run]) -> Iterator[Entry]:
         )
 
 
-def place(tasks: Collection[str], entry: Entry) -> str | None:
-    """The task, by resolved name, that fills an entry; None if none of them does."""
-    for pattern in entry.runs:
-        if pattern in tasks:
-            return pattern
-        for name in tasks:
-            if pattern == name.partition("@")[0] or fnmatch.fnmatchcase(name, pattern):
-                return name
-    return None
-
-
 def _refuse_mixtures(
     entries: Sequence[Entry], of_models: Sequence[Entrant], places: Sequence[Sequence[str | None]]
 ) -> None:
@@ -133,34 +116,6 @@ def _refuse_mixtures(
         )
 
 
-def refuse_mixture(what: str, scores: Sequence[tuple[str, str, str | None]]) -> None:
-    """Different protocols, shots, splits or data must not stand beside each other unawares.
-
-    Args:
-        what: name of the entry.
-        scores: of each, what it was measured by, its task by resolved name and the hash of its data.
-
-    Raises:
-        UsageError: they differ.
-    """
-    remedy = "leave one out, or show both with footnotes: --mixed"
-    for where, name, _ in scores[1:]:
-        first, first_name, _ = scores[0]
-        if name != first_name:
-            raise UsageError(
-                f"'{what}': {first} has {first_name} and {where} has {name}, which are not comparable; "
-                f"{remedy}"
-            )
-    hashed = [(where, name, data) for where, name, data in scores if data]
-    for where, name, data in hashed[1:]:
-        first, _, first_data = hashed[0]
-        if data != first_data:
-            raise UsageError(
-                f"'{what}': {first} and {where} ran {name} on different data "
-                f"({first_data[:12]} and {data[:12]}); {remedy}"
-            )
-
-
 def _measured(
     entrant: Entrant, entries: Sequence[Entry], places: Sequence[str | None], layout: Layout
 ) -> Model:
@@ -171,9 +126,10 @@ def _measured(
     for entry in entries:
         if entry.mean_of:
             cells[entry.key] = _mean([cells[key] for key in entry.mean_of], _digits(entry, layout))
-    partial = any(run.is_partial for run in entrant.runs)
-    notes = ("partial run: some samples have no outcome",) if partial else ()
-    return Model(Heading(entrant.name, notes=notes), tuple(cells[entry.key] for entry in entries), entrant)
+    notes = dict.fromkeys(warning for run in entrant.runs for warning in run.warnings)
+    return Model(
+        Heading(entrant.name, notes=tuple(notes)), tuple(cells[entry.key] for entry in entries), entrant
+    )
 
 
 def _cell(entrant: Entrant, entry: Entry, name: str | None, digits: int) -> Cell:
@@ -188,40 +144,6 @@ def _cell(entrant: Entrant, entry: Entry, name: str | None, digits: int) -> Cell
     if found is None:
         return replace(MISSING, notes=(f"{name} has no score here",))
     return _score(run, name, found, entry.scale, digits, tuple(_caveats(run, name)))
-
-
-def estimate(task: Json, entry: Entry) -> Json | None:
-    """The metric of an entry over what it asks for; None where the task lacks it."""
-    parts = [task["metrics"]]
-    if entry.category:
-        parts = [task["groups"].get(entry.category, {})]
-    if entry.subsets:
-        parts = [task["subsets"].get(subset, {}) for subset in entry.subsets]
-    metric = entry.metric or next(iter(parts[0]), "")
-    if not all(metric in part for part in parts):
-        return None
-    estimates: list[Json] = [part[metric] for part in parts]
-    if entry.average and entry.average != task["average"]:
-        return _averaged(task, entry.average, metric)
-    if len(estimates) > 1:
-        value = sum(one["value"] for one in estimates) / len(estimates)
-        # Subsets share no samples.
-        half = math.hypot(*(half_width(one["ci95"]) for one in estimates)) / len(estimates)
-        interval = (max(0.0, value - half), min(1.0, value + half))
-        return {"value": value, "ci95": interval, "n": sum(one["n"] for one in estimates)}
-    return estimates[0]
-
-
-def _averaged(task: Json, average: str, metric: str) -> Json:
-    """The whole under another average than the protocol's, with the interval of its subsets as clusters."""
-    parts = [part[metric] for part in task["subsets"].values() if metric in part]
-    value, n = task["averages"][average][metric], sum(part["n"] for part in parts)
-    weights = [part["n"] if average == "micro" else 1 for part in parts]
-    if len(parts) > 1:
-        found = clustered_mean([part["value"] for part in parts], np.arange(len(parts)), weights)
-        if math.isclose(found.value, value, abs_tol=1e-9):
-            return {"value": value, "ci95": found.ci95, "n": n}
-    return {"value": value, "n": n}
 
 
 def _score(run: Run, name: str, estimate: Json, scale: float, digits: int, notes: tuple[str, ...]) -> Cell:
@@ -240,7 +162,7 @@ def _score(run: Run, name: str, estimate: Json, scale: float, digits: int, notes
 
 
 def _caveats(run: Run, name: str) -> Iterator[str]:
-    yield from run.caveats(name)
+    yield from run.task_warnings(name)
     if verdict := run.verdict(name):
         yield f"contamination: {verdict['short']}"
 
@@ -249,7 +171,7 @@ def _flagged(run: Run, entry: Entry, name: str, digits: int) -> Cell:
     """Share of items that the published leakage rule flags."""
     methods = run.results.get("leakage", {}).get("tasks", {}).get(name, {}).get("methods", {})
     found = methods.get(_SCENARIO_B.format(entry.leakage))
-    if found is None or found["flagged"] is None:
+    if found is None or found["flagged"] is None or found["null_floor"] is None:
         return replace(MISSING, notes=("not examined: evalkit leakage run --into",))
     estimate = {"value": found["flagged"], "ci95": found["ci95"], "n": None}
     floor = f"null floor {found['null_floor']:.2f}: what the rule flags where nothing leaked"

@@ -8,16 +8,17 @@ from pathlib import Path
 from typing import Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from evalkit.errors import UsageError, unknown_name
+from evalkit.reports.documents import problem
 
 Language = Literal["en", "zh"]
 LANGUAGES: tuple[Language, ...] = ("en", "zh")
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Label(_Part):
@@ -29,11 +30,25 @@ class Label(_Part):
     @model_validator(mode="before")
     @classmethod
     def _one_for_both(cls, value: object) -> object:
-        return {"en": value, "zh": value} if isinstance(value, str) else value
+        if isinstance(value, str):
+            return {"en": value, "zh": value}
+        if not isinstance(value, dict | Label):
+            raise ValueError("must be a text, or a text in each language: {en: …, zh: …}")
+        return value
 
     def text(self, language: Language) -> str:
         """The text in one language."""
         return self.zh if language == "zh" else self.en
+
+
+_EXCLUSIVE = {
+    "mean_of": ("runs", "metric", "category", "subsets", "average", "model", "leakage", "text"),
+    "model": ("runs", "metric", "category", "subsets", "average", "leakage"),
+    "leakage": ("metric", "category", "subsets", "average"),
+    "category": ("subsets", "average"),
+    "subsets": ("average",),
+}
+"""What an entry can be, and what it cannot be then."""
 
 
 class Entry(_Part):
@@ -60,11 +75,11 @@ class Entry(_Part):
     """Keys of entries this is the mean of; for runs it is computed, and missing if one of them is."""
     model: Literal["dtype", "backend", "memory_gb"] | None = None
     """What is said of a run's model instead of a score."""
-    leakage: float | None = None
+    leakage: float | None = Field(default=None, gt=0, le=100)
     """Threshold of the published leakage rule, whose flagged share is shown instead of a score."""
-    scale: float = 100
+    scale: float = Field(default=100, gt=0, le=1e6)
     """Metric values are multiplied by this."""
-    digits: int | None = None
+    digits: int | None = Field(default=None, ge=0, le=10)
     """Decimal places; by default the layout's."""
     best: Literal["higher", "lower", "none"] | None = None
     """Which value is emphasised; by default the layout's."""
@@ -76,7 +91,19 @@ class Entry(_Part):
     @model_validator(mode="before")
     @classmethod
     def _label_from_key(cls, value: object) -> object:
-        return {"label": value.get("key", ""), **value} if isinstance(value, dict) else value
+        return {"label": str(value.get("key", "")), **value} if isinstance(value, dict) else value
+
+    @model_validator(mode="after")
+    def _asks_for_one_thing(self) -> Self:
+        given = [name for name in type(self).model_fields if getattr(self, name) not in (None, (), False)]
+        for one, others in _EXCLUSIVE.items():
+            if one in given and (clash := [name for name in others if name in given]):
+                raise ValueError(f"'{one}' and '{clash[0]}' exclude each other")
+        for name in ("subsets", "mean_of"):
+            named: tuple[str, ...] = getattr(self, name)
+            if repeated := {key for key in named if named.count(key) > 1}:
+                raise ValueError(f"'{name}' names '{min(repeated)}' twice")
+        return self
 
 
 class Layout(_Part):
@@ -90,7 +117,7 @@ class Layout(_Part):
     """Empty: every task and metric of the runs."""
     published: str | None = None
     """The published table that it repeats, as card/table."""
-    digits: int = 1
+    digits: int = Field(default=1, ge=0, le=10)
     best: Literal["higher", "lower", "none"] = "higher"
     notes: tuple[Label, ...] = ()
 
@@ -102,6 +129,12 @@ class Layout(_Part):
         for entry in self.entries:
             if unknown := set(entry.mean_of).difference(keys):
                 raise ValueError(f"entry '{entry.key}' is the mean of '{min(unknown)}', which is no entry")
+        without = {entry.key for entry in self.entries if entry.mean_of or entry.model or entry.text}
+        for entry in self.entries:
+            if found := without.intersection(entry.mean_of):
+                raise ValueError(
+                    f"entry '{entry.key}' is the mean of '{min(found)}', which has no score of its own"
+                )
         return self
 
 
@@ -149,13 +182,11 @@ def layouts() -> dict[str, Layout]:
 def _parse(name: str, text: str, where: str) -> Layout:
     try:
         content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UsageError(f"{where}: not YAML: {error}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UsageError(f"{where}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise UsageError(f"{where}: not a layout, which has a title, a corner, models and entries")
     try:
         return Layout.model_validate({"name": name, **content})
     except ValidationError as error:
-        first = error.errors()[0]
-        place = ".".join(map(str, first["loc"]))
-        raise UsageError(f"{where}: {place or 'layout'}: {first['msg']}") from error
+        raise UsageError(f"{where}: {problem(error)}") from error

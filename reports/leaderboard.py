@@ -78,7 +78,7 @@ def update(
         layout=layout or last.layout,
         mixed=last.mixed if mixed is None else mixed,
     )
-    state = _line(view)
+    state = to_line(view)
     standings = merged(earlier, runs, view.layout, mixed=bool(mixed))
     _check_units(standings, file)
     board = rank(standings, view.layout, mixed=view.mixed)
@@ -178,15 +178,6 @@ def _check_units(standings: Sequence[Standing], file: Path) -> None:
     for units in (score.scored.units for standing in standings for score in standing.scores):
         if units and sizes.setdefault(units.of, len(units.values)) != len(units.values):
             raise _damaged(file, f"different numbers of units {units.of}")
-
-
-def _line(view: _View) -> str:
-    try:
-        line = to_line(view)
-        _View.model_validate_json(line)
-    except ValueError as error:
-        raise UsageError(f"layout {view.layout.name} cannot be kept: {reason(error)}") from error
-    return line
 
 
 # -- the table ----------------------------------------------------------------------------------

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from evalkit.errors import UsageError
-from evalkit.reports.comparison import Scored
-from evalkit.reports.filling import place, refuse_mixture
+from evalkit.reports.comparison import Scored, half_widths
 from evalkit.reports.layouts import Entry, Layout
 from evalkit.reports.runs import unique_names
+from evalkit.reports.scores import place, refuse_mixture
 from evalkit.reports.standings import Score, Standing, is_score
 from evalkit.reports.table import NONE
 from evalkit.stats.intervals import Floats
-from evalkit.stats.paired import paired_half_widths
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,12 +181,10 @@ def _gaps(scores: Sequence[Scored]) -> Floats:
     """The half width that `comparison.gap` has for every two, shape (models, models)."""
     alone = np.array([score.half for score in scores])
     halves: Floats = np.hypot.outer(alone, alone)
-    alike: dict[str, list[int]] = {}
+    alike: dict[tuple[str, bytes], list[int]] = {}
     for k, score in enumerate(scores):
         if score.units:
-            alike.setdefault(score.units.of, []).append(k)
+            alike.setdefault((score.units.of, score.units.strata.tobytes()), []).append(k)
     for places in alike.values():
-        units = [one for k in places if (one := scores[k].units)]
-        values = np.array([one.values for one in units])
-        halves[np.ix_(places, places)] = paired_half_widths(values, units[0].weights)
+        halves[np.ix_(places, places)] = half_widths([one for k in places if (one := scores[k].units)])
     return halves

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from evalkit.errors import DataError, UsageError
+from evalkit.errors import UsageError
+from evalkit.reports import documents, summary
 from evalkit.reports.text import one_line
-from evalkit.store import RunStore
+from evalkit.store import RunStore, read_sample_table
 
 Json = dict[str, Any]
 
@@ -32,20 +35,10 @@ class Run:
         return str(self.results["run_id"])
 
     @property
-    def is_partial(self) -> bool:
-        """Whether some samples have no outcome."""
-        return bool(self.results["status"] != "complete")
-
-    @property
     def finished_at(self) -> str | None:
         """UTC time at which it was finished, as ISO 8601 writes it."""
         finished: str | None = (self.manifest or {}).get("finished_at")
         return finished
-
-    @property
-    def date(self) -> str | None:
-        """UTC day on which it was finished."""
-        return self.finished_at[:10] if self.finished_at else None
 
     @property
     def identity(self) -> tuple[str | None, ...]:
@@ -69,22 +62,18 @@ class Run:
         found: Json | None = self.results.get("leakage", {}).get("tasks", {}).get(task, {}).get("verdict")
         return found
 
-    def caveats(self, task: str) -> Iterator[str]:
-        """What must be known to read the score of a task, by resolved name."""
-        counters, manifest = self.tasks[task]["counters"], self.manifest or {}
-        data = manifest.get("tasks", {}).get(task, {}).get("data") or {}
-        if manifest.get("model", {}).get("details", {}).get("random_weights"):
-            yield "random weights: says nothing about the model"
-        if data.get("source") == "sample":
-            yield "made-up sample data, not the benchmark"
-        elif data.get("official") is False:
-            yield "data differ from the official release"
-        if data.get("variant"):
-            yield f"data variant '{data['variant']}'"
-        if self.tasks[task].get("samples_total"):
-            yield f"{counters['samples']:,} of {self.tasks[task]['samples_total']:,} samples"
-        if counters["errors"]:
-            yield f"{counters['errors']:,} of {counters['samples']:,} samples failed"
+    @property
+    def warnings(self) -> list[str]:
+        """What must be known to read any score of the run."""
+        return list(summary.run_warnings(self.results, self.manifest))
+
+    def task_warnings(self, task: str) -> list[str]:
+        """What must be known, beside that, to read the score of a task, by resolved name."""
+        return list(summary.task_warnings(self.results, self.manifest, task))
+
+    def caveats(self, task: str) -> list[str]:
+        """All that must be known to read the score of a task, by resolved name."""
+        return [*self.warnings, *self.task_warnings(task)]
 
     @cached_property
     def samples(self) -> Any:
@@ -101,18 +90,12 @@ class Run:
         return self._read_samples(["task", "subset", "sample_id", "correct", "metrics"])
 
     def _read_samples(self, columns: list[str] | None) -> Any:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         path = self.root / "samples.parquet"
         if not path.is_file():
             return None
-        try:
-            return pq.read_table(path, columns=columns)
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise DataError(
-                f"{path}: not a readable parquet file ({error}); restore it or run again"
-            ) from error
+        table = read_sample_table(path, columns)
+        documents.check_samples(table, path)
+        return table
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,16 +123,28 @@ def open_runs(paths: Sequence[Path]) -> list[Run]:
         UsageError: a path is no run directory, or its run was interrupted, or it is named twice.
         DataError: a document is damaged.
     """
-    times = Counter(path.resolve() for path in paths)
-    if twice := [path for path in paths if times[path.resolve()] > 1]:
+    # Unlike `resolve`, it leaves links that lead nowhere to be complained of below.
+    times = Counter(map(os.path.realpath, paths))
+    if twice := [path for path in paths if times[os.path.realpath(path)] > 1]:
         raise UsageError(f"'{twice[0]}' is named twice; name every run once")
     return [_open(path) for path in paths]
 
 
 def _open(path: Path) -> Run:
-    if not path.is_dir():
-        what = "is a file" if path.exists() else "does not exist"
-        raise UsageError(f"'{path}' {what}; name the directory of a run, as `evalkit run` printed it")
+    try:
+        if not stat.S_ISDIR(path.stat().st_mode):
+            raise UsageError(f"'{path}' is a file; {_REMEDY}")
+        return _read(path)
+    except FileNotFoundError as error:
+        raise UsageError(f"'{path}' does not exist; {_REMEDY}") from error
+    except OSError as error:
+        raise UsageError(f"'{path}' cannot be read ({error.strerror}); {_REMEDY}") from error
+
+
+_REMEDY = "name the directory of a run, as `evalkit run` printed it"
+
+
+def _read(path: Path) -> Run:
     store = RunStore(path)
     if not (path / "results.json").is_file() and store.has_journal:
         raise UsageError(
@@ -157,14 +152,12 @@ def _open(path: Path) -> Run:
             f"repeat its command line with --output {path} --resume"
         )
     results = store.read_json("results.json")
-    if lacking := sorted(_KEYS - results.keys()):
-        raise DataError(f"{path / 'results.json'}: lacks {', '.join(lacking)}; restore the file or run again")
-    manifest = store.read_json("manifest.json") if (path / "manifest.json").is_file() else None
+    documents.check(results, documents.Results, path / "results.json")
+    manifest = None
+    if (path / "manifest.json").is_file():
+        manifest = store.read_json("manifest.json")
+        documents.check(manifest, documents.Manifest, path / "manifest.json")
     return Run(path, results, manifest)
-
-
-_KEYS = {"run_id", "status", "model", "tasks", "cost"}
-"""Parts of a result document that reports build on."""
 
 
 def entrants(runs: Sequence[Run]) -> list[Entrant]:

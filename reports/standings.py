@@ -12,9 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from evalkit.errors import DataError, UsageError
 from evalkit.reports.comparison import Scored, Units, half_width, units
-from evalkit.reports.filling import estimate, place
 from evalkit.reports.layouts import Entry, Label, Layout
 from evalkit.reports.runs import Run
+from evalkit.reports.scores import estimate, place
 from evalkit.reports.text import one_line
 from evalkit.stats.intervals import ROUNDING
 

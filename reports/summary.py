@@ -10,14 +10,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from evalkit.reports.markdown import template
+from evalkit.reports.table import NONE
+from evalkit.reports.text import one_line
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
 Json = Mapping[str, Any]
-
-NONE = "–"
-"""Stands where there is no value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +93,8 @@ def terminal(results: Json) -> RenderableType:
     for name, row in zip(_row_names(results), headlines(results), strict=True):
         # As Text, for rich would read the brackets of an interval as markup.
         cells = (name, row.metric, row.score, row.n, row.errors, row.ties, row.close_calls)
-        table.add_row(*map(Text, cells))
-    lines = [Text(note) for note in notes(results)]
+        table.add_row(*map(Text, map(one_line, cells)))
+    lines = [Text(one_line(note)) for note in notes(results)]
     return Group(table, *lines, Text(cost_line(results["cost"])))
 
 
@@ -150,10 +149,17 @@ def contamination(results: Json) -> Iterator[str]:
 
 
 def warnings(results: Json, manifest: Json | None = None) -> Iterator[str]:
-    """All that forbids taking the scores at face value, gravest first.
+    """All that forbids taking the scores at face value, gravest first."""
+    yield from run_warnings(results, manifest)
+    for name in results["tasks"]:
+        yield from (f"{name}: {text}" for text in task_warnings(results, manifest, name))
 
-    Of the manifest it reads `equality_gate` {`passed`, `max_difference`}, `tasks[name].data` {`source`,
-    `official`} and `model.details` {`random_weights`}; what is absent is taken as not checked.
+
+def run_warnings(results: Json, manifest: Json | None) -> Iterator[str]:
+    """What forbids it for every score of the run.
+
+    Of the manifest it reads `equality_gate` {`passed`, `max_difference`} and `model.details`
+    {`random_weights`}; what is absent is taken as not checked.
     """
     manifest = manifest or {}
     if manifest.get("model", {}).get("details", {}).get("random_weights"):
@@ -161,23 +167,44 @@ def warnings(results: Json, manifest: Json | None = None) -> Iterator[str]:
     yield from _gate_warning(manifest.get("equality_gate") or {})
     if results["status"] != "complete":
         yield f"The run is not complete (status: {results['status']}); the scores rest on what was done."
-    for name, task in results["tasks"].items():
-        data = manifest.get("tasks", {}).get(name, {}).get("data") or {}
-        if data.get("variant"):
-            yield f"{name}: the records of the data variant '{data['variant']}', not the whole benchmark."
-        yield from (f"{name}: {text}" for text in _counter_warnings(task))
-        if data.get("source") == "sample":
-            # How much of the benchmark was run is beside the point: it was none of it.
-            yield f"{name}: made-up sample data, not the benchmark; the score says nothing about the model."
-            continue
-        if data.get("official") is False:
-            yield f"{name}: the data differ from the official release."
-        yield from (f"{name}: {text}" for text in _coverage_warnings(task))
+
+
+def task_warnings(results: Json, manifest: Json | None, name: str) -> Iterator[str]:
+    """What forbids it for the score of one task, by resolved name.
+
+    Of the manifest it reads `tasks[name].data` {`source`, `official`, `variant`}.
+    """
+    task = results["tasks"][name]
+    data = (manifest or {}).get("tasks", {}).get(name, {}).get("data") or {}
+    if data.get("variant"):
+        yield f"the records of the data variant '{data['variant']}', not the whole benchmark."
+    yield from _counter_warnings(task)
+    if data.get("source") == "sample":
+        # How much of the benchmark was run is beside the point: it was none of it.
+        yield "made-up sample data, not the benchmark; the score says nothing about the model."
+        return
+    if data.get("official") is False:
+        yield "the data differ from the official release."
+    yield from _coverage_warnings(task)
 
 
 def cost_line(cost: Json) -> str:
     """One line of cost: time, tokens a plain harness needs against tokens computed, speed, memory."""
     return " · ".join(f"{name.lower()} {value}" for name, value in _cost_facts(cost))
+
+
+def model_facts(model: Json) -> Iterator[tuple[str, str]]:
+    """What is known of the model, with headings."""
+    yield from (
+        (key.capitalize(), str(model[key])) for key in ("backend", "dtype", "fingerprint") if key in model
+    )
+
+
+def tokens(cost: Json) -> str:
+    """Tokens a plain harness needs against tokens computed."""
+    logical, computed = cost["tokens_logical"], cost["tokens_computed"]
+    ratio = f" ({logical / computed:.1f}× fewer)" if logical > computed > 0 else ""
+    return f"{logical:,} logical, {computed:,} computed{ratio}"
 
 
 def _gate_warning(gate: Json) -> Iterator[str]:
@@ -243,19 +270,15 @@ def _averages(task: Json) -> Iterator[Score]:
 
 
 def _facts(results: Json) -> Iterator[tuple[str, str]]:
-    model = results["model"]
-    yield from (
-        (key.capitalize(), str(model[key])) for key in ("backend", "dtype", "fingerprint") if key in model
-    )
+    yield from model_facts(results["model"])
     yield from _cost_facts(results["cost"])
     yield "Run", f"{results['run_id']}, evalkit {results['evalkit_version']}"
 
 
 def _cost_facts(cost: Json) -> Iterator[tuple[str, str]]:
-    logical, computed = cost["tokens_logical"], cost["tokens_computed"]
+    computed = cost["tokens_computed"]
     yield "Wall time", f"{_seconds(cost['wall_s'])} (loading {_seconds(cost['load_s'])})"
-    ratio = f" ({logical / computed:.1f}× fewer)" if logical > computed > 0 else ""
-    yield "Tokens", f"{logical:,} logical, {computed:,} computed{ratio}"
+    yield "Tokens", tokens(cost)
     if cost["tokens_generated"]:
         yield "Generated", f"{cost['tokens_generated']:,} tokens"
     busy_s = cost.get("score_s") or cost["wall_s"] - cost["load_s"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
@@ -103,11 +103,6 @@ class Table:
     def marks(self, notes: Sequence[str]) -> tuple[int, ...]:
         """Numbers of footnotes."""
         return tuple(self._numbers[note] for note in notes)
-
-    def lines(self) -> Iterator[tuple[Cell, ...]]:
-        """Cells by row."""
-        for row in self.rows:
-            yield row.cells
 
 
 def transposed(table: Table) -> Table:

@@ -5,12 +5,19 @@ from __future__ import annotations
 import re
 
 _CONTROLS = re.compile(
-    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060\u2066-\u2069\ud800-\udfff\ufeff]"
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060\u2066-\u2069\ud800-\udfff\ufeff\ufffe\uffff]"
 )
-_MARKDOWN = re.compile(r"[\\`*|<>~\[\]$&]|(?<![^\W_])_|_(?![^\W_])|(?<!\S)#|^[-+=](?!\w)")
-"""Underscores inside words and number signs behind text are plain to GitHub's Markdown."""
+_MARKDOWN = re.compile(r"[\\`*|<>~$&]|^\[|\](?=[(\[:])|(?<![^\W_])_|_(?![^\W_])|(?<!\S)#|^[-+=](?!\w)")
+"""Underscores inside words, number signs behind text and brackets that refer to nothing are plain to
+GitHub's Markdown."""
 _NUMBERED = re.compile(r"^(\d+)([.)])(?!\S)")
 """What would begin a numbered list."""
+_MENTION = re.compile(r"(?<![\w/])@(?=\w)")
+"""What would notify a user of GitHub."""
+_LINK = re.compile(r"(?<=\w:)(?=//)|(?i:(?<=\bwww))(?=\.)|(?<=[\w.+-]@)(?=[\w\\-]+\.\w)|(?<=/@)(?=\w)")
+"""Where GitHub would see the address of a page or mailbox, or a mention that looks like part of one."""
+_NOTHING = "&#8203;"
+"""A space of no width."""
 _LATEX = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
@@ -45,9 +52,14 @@ def one_line(text: str) -> str:
     return " ".join(visible(text).split())
 
 
-def markdown(text: str) -> str:
-    """One line that Markdown shows as it is: it ends no cell and starts no list, emphasis, code or HTML."""
-    return _NUMBERED.sub(r"\1\\\2", _MARKDOWN.sub(r"\\\g<0>", one_line(text)))
+def markdown(text: str, *, links: bool = False) -> str:
+    """One line that Markdown shows as it is: it ends no cell and starts no list, emphasis, code or HTML.
+
+    Nor does it notify anyone or, unless `links` are wanted, become a link.
+    """
+    escaped = _NUMBERED.sub(r"\1\\\2", _MARKDOWN.sub(r"\\\g<0>", one_line(text)))
+    escaped = _MENTION.sub(f"@{_NOTHING}", escaped)
+    return escaped if links else _LINK.sub(_NOTHING, escaped)
 
 
 def escaped_json(text: str) -> str:

@@ -122,6 +122,11 @@ def _tables(
     chosen = [load(name) for name in names(layout)]
     if not chosen:
         raise UsageError("--layout names no layout; see evalkit report --layouts")
+    if published and not any(one.published for one in chosen):
+        raise UsageError(
+            f"--published: layout {layout} repeats no published table; name one that does, such as "
+            "--layout orion-base (see evalkit report --layouts)"
+        )
     return [
         fill(
             one,

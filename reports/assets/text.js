@@ -4,7 +4,7 @@ const SHOWN = 20000; // characters of a text that are shown without being asked 
 
 // The same rule as `visible` in evalkit/reports/text.py.
 const CONTROLS =
-  /[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060\u2066-\u2069\ud800-\udfff\ufeff]/gu;
+  /[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060\u2066-\u2069\ud800-\udfff\ufeff\ufffe\uffff]/gu;
 
 function visible(text) {
   return text.replaceAll("\r\n", "\n").replace(CONTROLS, picture);

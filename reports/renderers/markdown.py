@@ -26,8 +26,8 @@ def _lines(table: Table) -> Iterator[str]:
         yield ""
     # Each in a paragraph of its own: a list would number them anew.
     for number, note in enumerate(table.footnotes, 1):
-        yield f"{str(number).translate(_SUPERSCRIPT)} {escape(note)}  "
-    yield from (f"{escape(note)}  " for note in table.notes)
+        yield f"{str(number).translate(_SUPERSCRIPT)} {escape(note, links=True)}  "
+    yield from (f"{escape(note, links=True)}  " for note in table.notes)
 
 
 def _heading(table: Table, heading: Heading) -> str:

@@ -53,7 +53,10 @@ def write_run(
         "status": "partial" if failed else "complete",
         "model": {"name": model, "backend": "mock", "dtype": dtype, "fingerprint": f"mock:{model}"},
         "tasks": {task: _entry(task, subsets, average) for task, subsets in tasks.items()},
-        "cost": {"wall_s": 1.0, "load_s": 0.0, "peak_memory_bytes": 2**30},
+        "cost": {
+            **{"wall_s": 1.0, "load_s": 0.0, "peak_memory_bytes": 2**30},
+            **dict.fromkeys(("tokens_logical", "tokens_computed", "tokens_generated"), 0),
+        },
     }
     if verdict:
         verdicts = {"short": verdict, "sentence": verdict}
@@ -150,12 +153,13 @@ def cells(markdown: str) -> list[list[str]]:
 
 
 def plain(token: Any) -> str:
-    """Text of an inline token, without emphasis."""
-    return "".join(
+    """Text of an inline token, without emphasis and the spaces of no width that break links."""
+    shown = "".join(
         child.content
         for child in token.children or ()
         if child.type in ("text", "code_inline", "text_special")
     )
+    return shown.replace("\u200b", "")
 
 
 def kinds(markdown: str) -> set[str]:

@@ -159,7 +159,7 @@ class TestFile:
     def test_with_scores_that_cannot_be_compared_is_refused(self, tmp_path: Path, file: Path) -> None:
         put(file, able(tmp_path, "a", 0.5), able(tmp_path, "b", 0.6))
         text = file.read_text("utf-8")
-        packed = Units("x", np.ones(3), np.ones(3)).pack()[1]
+        packed = Units("x", np.ones(3), np.ones(3), np.zeros(3, int)).pack()[1]
         file.write_text(re.sub(r'("units":\["\w+",")[^"]+', rf"\g<1>{packed}", text, count=1), "utf-8")
         with pytest.raises(DataError, match="different numbers of units"):
             put(file)
@@ -468,14 +468,6 @@ class TestTable:
         ran = cli("leaderboard", "-o", file, "--no-mixed")
         assert (ran.code, "on different data" in ran.err) == (2, True)
 
-    def test_of_a_layout_that_cannot_be_kept_is_refused(self, tmp_path: Path, file: Path) -> None:
-        entries = [{"key": "x", "runs": ["gsm8k"], "scale": float("inf")}]
-        layout = Layout.model_validate(
-            {"name": "l", "title": "t", "corner": "c", "models": "rows", "entries": entries}
-        )
-        with pytest.raises(UsageError, match="layout l cannot be kept"):
-            put(file, able(tmp_path, "a", 0.5), layout=layout)
-
     def test_takes_the_columns_of_a_layout(self, tmp_path: Path, file: Path) -> None:
         layout = Layout.model_validate(
             {
@@ -627,7 +619,7 @@ class TestBadges:
 def test_units_survive_being_kept() -> None:
     generator = np.random.default_rng(6)
     for n in (2, 67, 1319):
-        units = Units("x", generator.random(n), generator.integers(1, 99, n).astype(float))
+        units = Units("x", generator.random(n), generator.integers(1, 99, n).astype(float), np.zeros(n, int))
         kept = Units.unpack(units.pack())
         assert kept.of == "x"
         np.testing.assert_allclose(kept.values, units.values, atol=1e-5)

@@ -75,7 +75,13 @@ def test_what_leakage_found_is_drawn(tmp_path):
         lambda results: results.update(
             leakage={
                 "run_id": "leak",
-                "tasks": {task: {"methods": {"scenario a": method}} for task in results["tasks"]},
+                "tasks": {
+                    task: {
+                        "methods": {"scenario a": method},
+                        "verdict": {"short": "inconclusive", "sentence": "Inconclusive."},
+                    }
+                    for task in results["tasks"]
+                },
             }
         ),
     )
@@ -102,7 +108,8 @@ def test_models_whose_names_have_no_latin_letter_have_figures_of_their_own(tmp_p
     for name in ("模型一", "模型二", "a/b", "a b"):
         run = tmp_path / name.replace("/", "|")
         mock_run(run, "cmmlu", backend=MockBackend(name), model=name)
-        edit(run, lambda r: r.update(leakage={"tasks": {t: {"methods": {"a": method}} for t in r["tasks"]}}))
+        found = {"methods": {"a": method}, "verdict": {"short": "none", "sentence": "None."}}
+        edit(run, lambda r: r.update(leakage={"tasks": dict.fromkeys(r["tasks"], found)}))
     names = [one.name for one in drawings(open_runs(sorted(tmp_path.iterdir())))]
     assert len({name for name in names if name.startswith("leakage-flagged")}) == 4
     assert len(names) == len({name.lower() for name in names})

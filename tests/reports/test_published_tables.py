@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import fnmatch
-import json
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -12,8 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from helpers import missing
 
@@ -26,6 +23,8 @@ from evalkit.reports.layouts import Layout
 from evalkit.reports.renderers import markdown
 from evalkit.reports.runs import Run, open_runs
 from evalkit.reports.table import Table
+from evalkit.store import RunStore
+from evalkit.types import Outcome
 
 Grid = list[list[str]]
 
@@ -380,7 +379,7 @@ def made_up_run(name: str, **scores: dict[str, Any]) -> Run:
             "average": "micro",
             "groups": {},
             "subsets": {},
-            "counters": {"samples": 100, "errors": 0},
+            "counters": {"samples": 100, "errors": 0, "unparsed": 0},
             **entry,
         }
         for task, entry in scores.items()
@@ -479,33 +478,37 @@ def sampled_run(root: Path, **correct: int) -> Run:
     """A run with so many correct samples of 100 in each subset, and its samples."""
     scores = {subset: [float(i < n) for i in range(100)] for subset, n in correct.items()}
     entry = {"metrics": estimate(0), "subsets": {name: estimate(sum(s) / 100) for name, s in scores.items()}}
-    rows = [
-        {
-            "task": "x@p:test:0shot",
-            "subset": subset,
-            "sample_id": str(i),
-            "metrics": json.dumps({"acc": score}),
-        }
+    outcomes = [
+        Outcome("x@p:test:0shot", subset, str(i), "", "A", "A", score, None, None, metrics={"acc": score})
         for subset, its in scores.items()
         for i, score in enumerate(its)
     ]
     root.mkdir()
-    pq.write_table(pa.Table.from_pylist(rows), root / "samples.parquet")
+    RunStore(root).write_samples(outcomes)
     return replace(made_up_run(root.name, x=entry), root=root)
 
 
-@pytest.mark.parametrize(("better", "tied"), [({"s": 53, "t": 49}, True), ({"s": 81, "t": 82}, False)])
+@pytest.mark.parametrize(
+    ("mine", "better", "tied"),
+    [
+        ({"s": 50, "t": 50}, {"s": 53, "t": 49}, True),
+        ({"s": 50, "t": 50}, {"s": 81, "t": 82}, False),
+        ({"s": 47, "t": 45}, {"s": 62, "t": 70}, False),  # subset from subset, two means tell nothing
+    ],
+)
+@pytest.mark.parametrize("samples", [True, False])
 def test_means_over_subsets_are_compared_sample_by_sample(
-    better: dict[str, int], tied: bool, tmp_path: Path
+    mine: dict[str, int], better: dict[str, int], tied: bool, samples: bool, tmp_path: Path
 ) -> None:
+    """Without samples, by the intervals of the subsets."""
     file = tmp_path / "mine.yaml"
     file.write_text(
         "title: T\ncorner: C\nmodels: rows\nentries: [{key: x, runs: [x], subsets: [s, t]}]", "utf-8"
     )
-    runs = [
-        sampled_run(tmp_path / "a", s=50, t=50, other=90),
-        sampled_run(tmp_path / "b", **better, other=10),
-    ]
+    runs = [sampled_run(tmp_path / "a", **mine, other=90), sampled_run(tmp_path / "b", **better, other=10)]
+    if not samples:
+        for run in runs:
+            (run.root / "samples.parquet").unlink()
     table = fill(layouts.load(str(file)), runs, ties=True)
     assert [row.cells[0].best for row in table.rows] == [tied, True]
 
@@ -528,6 +531,26 @@ def test_a_headings_own_footnote_stands_before_the_protocol(tmp_path: Path) -> N
         ("title: T\ncorner: C\nmodels: rows\nentries: [{key: x, mean_of: [y]}]", "mean of 'y'"),
         ("title: T\ncorner: C\nmodels: rows\nentries: [{key: x}, {key: x}]", "two entries have the key 'x'"),
         ("title: [", "not YAML"),
+        ("title: 2020-13-45", "not YAML"),
+        ("- " * 5000, "not YAML"),
+        *(
+            (f"title: T\ncorner: C\nmodels: rows\nentries: [{{key: y}}, {{key: x, {entry}}}]", problem)
+            for entry, problem in (
+                ("category: c, subsets: [s]", "entries.1: 'category' and 'subsets' exclude each other"),
+                ("category: c, average: micro", "'category' and 'average' exclude each other"),
+                ("subsets: [s], average: micro", "'subsets' and 'average' exclude each other"),
+                ("subsets: [s, s]", "'subsets' names 's' twice"),
+                ("mean_of: [y], runs: [x]", "'mean_of' and 'runs' exclude each other"),
+                ("mean_of: [y], model: dtype", "'mean_of' and 'model' exclude each other"),
+                ("mean_of: [x]", "entry 'x' is the mean of 'x', which has no score of its own"),
+                ("scale: 0", "entries.1.scale: must be greater than 0"),
+                ("scale: .inf", "entries.1.scale: must be a finite number"),
+                ("digits: -1", "entries.1.digits: must be greater than or equal to 0"),
+                ("digits: 11", "entries.1.digits: must be less than or equal to 10"),
+                ("label: 1", "entries.1.label: must be a text, or a text in each language"),
+                ("runs: mmlu", "entries.1.runs: must be a list"),
+            )
+        ),
         ("- 1", "not a layout"),
         ("title: \xff", "not UTF-8"),
     ],
@@ -541,6 +564,7 @@ def test_a_layout_of_the_users_is_refused_with_file_and_place(
         layouts.load(str(file))
     assert str(file) in str(refused.value)
     assert problem in str(refused.value)
+    assert "\n" not in str(refused.value)
 
 
 def test_a_layout_that_does_not_exist_is_refused(tmp_path: Path) -> None:

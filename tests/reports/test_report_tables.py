@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from evalkit.errors import DataError, RunInterrupted
+from evalkit.errors import RunInterrupted
 from evalkit.reports import text
 from evalkit.reports.filling import fill
 from evalkit.reports.layouts import DEFAULT, Entry, Layout, load
@@ -72,11 +72,20 @@ class TestBadInput:
         assert ran.code == 2
         assert "is named twice; name every run once" in ran.err
 
-    @pytest.mark.parametrize("layout", ["scores", "orion-base"])
-    def test_no_runs_at_all(self, layout: str) -> None:
+    @pytest.mark.parametrize(
+        ("layout", "instead"),
+        [("scores", ""), ("orion-base", ", or add --published to show the model card alone")],
+    )
+    def test_no_runs_at_all(self, layout: str, instead: str) -> None:
         ran = cli("report", "--layout", layout)
         assert ran.code == 2
-        assert "no runs, and no published table to show; name runs" in ran.err
+        assert f"no runs to show; name some{instead}" in ran.err
+
+    def test_a_published_table_that_the_layout_lacks(self, tmp_path: Path) -> None:
+        ran = cli("report", write_run(tmp_path / "a", FEW), "--published")
+        assert (ran.code, ran.out) == (2, "")
+        assert "layout scores repeats no published table; name one that does" in ran.err
+        assert "--layouts" in ran.err
 
     @pytest.mark.parametrize(
         ("arguments", "message"),
@@ -138,12 +147,6 @@ class TestBadInput:
         assert ran.code == 4
         assert str(run / name) in ran.err
 
-    def test_a_document_that_lacks_its_parts(self, tmp_path: Path) -> None:
-        run = write_run(tmp_path / "a", FEW)
-        (run / "results.json").write_text('{"schema_version": 1, "run_id": "a"}')
-        with pytest.raises(DataError, match=r"results.json: lacks cost, model, status, tasks"):
-            open_runs([run])
-
     def test_hostile_names_in_errors_do_nothing(self, tmp_path: Path) -> None:
         for name, task in (("a", "cmmlu@\x1b[31mx:test:5shot"), ("b", CMMLU)):
             write_run(tmp_path / name, {task: FEW[CMMLU]}, name)
@@ -199,7 +202,7 @@ class TestRuns:
         ran = cli("report", tmp_path / "run")
         assert ran.code == 0
         assert "| mock¹ |" in ran.out
-        assert "¹ partial run: some samples have no outcome" in ran.out
+        assert "¹ The run is not complete (status: partial); the scores rest on what was done." in ran.out
         assert "2 of 72 samples failed" in ran.out
 
     def test_on_other_than_the_benchmark_say_so(self, tmp_path: Path) -> None:
@@ -413,6 +416,9 @@ WRITTEN = st.text(st.one_of(st.characters(), st.sampled_from("\\`*_|<>~[]$&#-+=.
 
 
 class TestEscapes:
+    def test_no_xml_is_broken(self) -> None:
+        assert text.one_line("a\ufffeb\uffff") == "a⟨U+FFFE⟩b⟨U+FFFF⟩"
+
     @given(WRITTEN)
     def test_markdown_gives_the_text_back(self, written: str) -> None:
         escaped = text.markdown(written)
@@ -423,6 +429,30 @@ class TestEscapes:
         assert kinds(escaped) <= {"paragraph_open", "paragraph_close", "inline", "text", "text_special"}
         rows = cells(f"| a | {escaped} |\n|:--|--:|\n| {escaped} | b |")
         assert rows == [["a", line], [line, "b"]]
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "https://a.example/b",
+            "FTP://a.example",
+            "www.a.example",
+            "@somebody",
+            "see/@somebody",
+            "a@b.example",
+        ],
+    )
+    def test_markdown_of_a_name_links_and_notifies_nobody(self, name: str) -> None:
+        escaped = text.markdown(name)
+        assert plain(GFM.parse(escaped)[1]) == name
+        assert not re.search(r"\w://|(?i:www)\.|@\w", escaped)
+
+    @pytest.mark.parametrize("task", ["cmmlu@official:test:5shot", "51.23 [50.4, 52.0]", "a/b"])
+    def test_markdown_leaves_alone_what_is_harmless(self, task: str) -> None:
+        assert text.markdown(task) == task
+
+    def test_markdown_of_notes_keeps_links(self) -> None:
+        note = "Published: A, https://www.a.example/@b, by @c"
+        assert text.markdown(note, links=True) == note.replace("@c", "@&#8203;c")
 
     @given(WRITTEN)
     def test_latex_holds_no_special_character(self, written: str) -> None:

@@ -1,9 +1,11 @@
 import copy
 import io
+import re
 import subprocess
 import sys
 
 import pytest
+from _made_up import kinds
 from rich.console import Console
 
 from evalkit.reports.summary import cost_line, markdown, terminal
@@ -228,3 +230,31 @@ def test_importing_loads_nothing_heavy():
         "sys.exit(repr(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def hostile(results):
+    name = "[x](https://a.example) *b* @somebody \x1b[31m\u202e"
+    results["model"]["name"] = name
+    (task,) = results["tasks"].values()
+    results["tasks"] = {name: task | {"task": name}}
+    return results
+
+
+def test_hostile_names_are_text_in_markdown(results):
+    text = markdown(hostile(results))
+    assert not re.search("\x1b|\u202e|\\w://|@\\w", text)
+    assert kinds(text) <= {
+        *("heading_open", "heading_close", "paragraph_open", "paragraph_close", "inline", "text"),
+        *("table_open", "table_close", "thead_open", "thead_close", "tbody_open", "tbody_close"),
+        *("tr_open", "tr_close", "th_open", "th_close", "td_open", "td_close"),
+        *("text_special", "softbreak", "html_block"),  # the blocks are our <details>
+    }
+
+
+def test_hostile_names_reach_no_terminal(results):
+    results = hostile(results)
+    for task in results["tasks"].values():
+        hide_labels(task)
+    text = render(terminal(results))
+    assert "no score" in text
+    assert not re.search("[\x1b\u202e]", text)
