@@ -105,10 +105,10 @@ def test_without_matplotlib_says_how_to_get_it(runs, tmp_path, monkeypatch):
 
 def test_models_whose_names_have_no_latin_letter_have_figures_of_their_own(tmp_path):
     method = {"flagged": 0.4, "ci95": [0.3, 0.5], "null_floor": 0.3, "null_floor_ci95": None}
+    found = {"methods": {"a": method}, "verdict": {"short": "none", "sentence": "None."}}
     for name in ("模型一", "模型二", "a/b", "a b"):
         run = tmp_path / name.replace("/", "|")
         mock_run(run, "cmmlu", backend=MockBackend(name), model=name)
-        found = {"methods": {"a": method}, "verdict": {"short": "none", "sentence": "None."}}
         edit(run, lambda r: r.update(leakage={"tasks": dict.fromkeys(r["tasks"], found)}))
     names = [one.name for one in drawings(open_runs(sorted(tmp_path.iterdir())))]
     assert len({name for name in names if name.startswith("leakage-flagged")}) == 4
