@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import Any
 
@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 from evalkit.reports.runs import Entrant, Run
 from evalkit.stats.paired import Difference, paired_difference
+
+MOST_MODELS = 10
+"""Models of which every two are compared: the number of pairs grows with its square."""
 
 RIGHT = 0.5
 """A sample counts as right from this score on; what is right or wrong outright scores 1 or 0."""
@@ -37,6 +40,10 @@ class Comparison:
         """Samples compared."""
         return self.both_right + self.only_a + self.only_b + self.both_wrong
 
+    def to_json(self) -> dict[str, Any]:
+        """Everything, ready for JSON."""
+        return asdict(self) | {"difference": self.difference.to_json() if self.difference else None}
+
 
 @dataclass(frozen=True, slots=True)
 class Pair:
@@ -53,11 +60,18 @@ class Pair:
     whole: Comparison
     subsets: tuple[Comparison, ...]
 
+    def to_json(self) -> dict[str, Any]:
+        """Everything, ready for JSON."""
+        parts = {"whole": self.whole.to_json(), "subsets": [one.to_json() for one in self.subsets]}
+        return asdict(self) | parts
+
 
 def pairs(entrants: Sequence[Entrant]) -> Iterator[Pair]:
-    """Every two models on every task whose samples were kept of both."""
+    """Every two models on every task whose samples were kept of both; of many models, all with the first."""
     scores = [{task: _scores(run, task) for task in one.tasks if (run := one.find(task))} for one in entrants]
     for (a, one), (b, other) in combinations(enumerate(entrants), 2):
+        if a and len(entrants) > MOST_MODELS:
+            return
         for task in one.tasks:
             mine, theirs = one.find(task), other.find(task)
             if (

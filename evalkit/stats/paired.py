@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -36,6 +37,10 @@ class Difference:
     def p(self) -> float:
         """Two-sided p-value against no difference."""
         return min(1.0, 2 * min(self.p_below(0.0), self.p_above(0.0)))
+
+    def to_json(self) -> dict[str, Any]:
+        """Value, interval and p-value, ready for JSON."""
+        return {"value": self.value, "stderr": self.stderr, "ci95": list(self.ci95), "p": self.p, "n": self.n}
 
     def bound(self, level: float) -> float:
         """Quantile of the confidence distribution: the true difference lies below it at this confidence."""

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache, partial
 from importlib import resources
 
@@ -50,7 +50,7 @@ def render(tables: Sequence[Table], runs: Sequence[Run]) -> str:
     models = entrants(runs)
     packed = pack(models)
     names = ", ".join(model.name for model in models)
-    compared = [asdict(pair) for pair in pairs(models)]
+    compared = [pair.to_json() for pair in pairs(models)]
     scripts, styles = [_library(), _script()], [_style()]
     return (
         _environment()

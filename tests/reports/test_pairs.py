@@ -7,7 +7,7 @@ from helpers import mock_run
 
 from evalkit.backends.mock import MockBackend
 from evalkit.reports import pairs as of_pairs
-from evalkit.reports.pairs import pairs
+from evalkit.reports.pairs import MOST_MODELS, pairs
 from evalkit.reports.runs import entrants, open_runs
 from evalkit.store import RunStore
 
@@ -70,3 +70,9 @@ def test_samples_of_a_model_are_read_once(tmp_path):
     with mock.patch.object(of_pairs, "_scores", wraps=of_pairs._scores) as read:
         assert len(compared(*runs)) == 6
     assert read.call_count == 4
+
+
+def test_many_models_are_compared_with_the_first_alone(tmp_path):
+    runs = [scored(tmp_path / f"m{k:02}", [1.0, 0.0]) for k in range(MOST_MODELS + 1)]
+    assert len(compared(*runs[:3])) == 3
+    assert [(pair.a, pair.b) for pair in compared(*runs)] == [(0, k) for k in range(1, MOST_MODELS + 1)]
