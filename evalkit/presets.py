@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from evalkit.configs import shipped
 from evalkit.errors import UsageError
 
 OVERHEAD = 0.1
@@ -176,9 +176,7 @@ def resolve(name: str, *, revision: str | None = None, dtype: str = "auto") -> M
 @cache
 def presets() -> dict[str, Preset]:
     """All presets by name."""
-    folder = resources.files("evalkit.configs") / "models"
-    files = [f for f in folder.iterdir() if f.name.endswith(".yaml")]
-    loaded = [parse(f.read_text("utf-8"), f.name) for f in files]
+    loaded = [parse(text, f"{name}.yaml") for name, text in shipped("models").items()]
     return {preset.name: preset for preset in sorted(loaded, key=lambda p: p.name)}
 
 

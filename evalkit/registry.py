@@ -15,11 +15,11 @@ import sys
 import traceback
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from evalkit.configs import shipped
 from evalkit.errors import EvalkitError, UsageError, unknown_name
 from evalkit.task import Task
 
@@ -78,16 +78,14 @@ def _load_file(file: Path) -> list[Task]:
 @cache
 def suites() -> dict[str, Suite]:
     """Read the suites that ship in `configs/suites`, by name."""
-    folder = resources.files("evalkit.configs") / "suites"
-    files = sorted((file for file in folder.iterdir() if file.name.endswith(".yaml")), key=lambda f: f.name)
-    return {suite.name: suite for suite in (_suite(file.name, file.read_text("utf-8")) for file in files)}
+    return {name: _suite(name, text) for name, text in shipped("suites").items()}
 
 
-def _suite(file_name: str, text: str) -> Suite:
+def _suite(name: str, text: str) -> Suite:
     import yaml
 
     content = yaml.safe_load(text)
-    return Suite(file_name.removesuffix(".yaml"), content["description"], tuple(content["tasks"]))
+    return Suite(name, content["description"], tuple(content["tasks"]))
 
 
 def _tasks_of(module: str) -> dict[str, Task]:

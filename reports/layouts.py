@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from evalkit.configs import shipped
 from evalkit.errors import UsageError, unknown_name
 from evalkit.reports.documents import problem
 
@@ -171,12 +171,8 @@ def load(name: str) -> Layout:
 @cache
 def layouts() -> dict[str, Layout]:
     """The layouts that ship with evalkit, by name."""
-    folder = resources.files("evalkit.configs") / "layouts"
-    files = sorted((f for f in folder.iterdir() if f.name.endswith(".yaml")), key=lambda f: f.name)
-    read = (
-        _parse(name := f.name.removesuffix(".yaml"), f.read_text("utf-8"), f"layout {name}") for f in files
-    )
-    return {DEFAULT.name: DEFAULT} | {layout.name: layout for layout in read}
+    read = {name: _parse(name, text, f"layout {name}") for name, text in shipped("layouts").items()}
+    return {DEFAULT.name: DEFAULT} | read
 
 
 def _parse(name: str, text: str, where: str) -> Layout:

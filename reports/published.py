@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from importlib import resources
 from typing import Any
 
 import yaml
 
+from evalkit.configs import shipped
 from evalkit.errors import unknown_name
 from evalkit.reports.layouts import Label
 
@@ -67,13 +67,12 @@ def load(name: str) -> Published:
 @cache
 def tables() -> dict[str, Published]:
     """Every published table that ships with evalkit, by name."""
-    folder = resources.files("evalkit.configs") / "published"
     found = {}
-    for file in sorted((f for f in folder.iterdir() if f.name.endswith(".yaml")), key=lambda f: f.name):
+    for name, text in shipped("published").items():
         # As text, so that 82.0 stays as printed.
-        card = yaml.load(file.read_text("utf-8"), yaml.BaseLoader)
+        card = yaml.load(text, yaml.BaseLoader)
         for key, content in card["tables"].items():
-            table = _table(f"{file.name.removesuffix('.yaml')}/{key}", card, content)
+            table = _table(f"{name}/{key}", card, content)
             found[table.name] = table
     return found
 

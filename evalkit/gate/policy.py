@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -20,6 +19,7 @@ from pydantic import (
     model_validator,
 )
 
+from evalkit.configs import shipped
 from evalkit.errors import UsageError, unknown_name
 
 Points = Annotated[float, Field(ge=0, lt=100)]
@@ -133,11 +133,10 @@ def load(name: str) -> PolicyFile:
             raise UsageError(f"--policy {name}: {error.strerror}") from error
         except UnicodeDecodeError as error:
             raise UsageError(f"--policy {name}: not a text in UTF-8 ({error.reason})") from error
-    folder = resources.files("evalkit.configs") / "gates"
-    known = {f.name.removesuffix(".yaml"): f for f in folder.iterdir() if f.name.endswith(".yaml")}
+    known = shipped("gates")
     if name not in known:
         raise unknown_name("policy", name, known)
-    return parse(known[name].read_text("utf-8"), f"{name}.yaml")
+    return parse(known[name], f"{name}.yaml")
 
 
 def parse(text: str, name: str) -> PolicyFile:
