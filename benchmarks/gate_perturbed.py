@@ -8,6 +8,7 @@ tests judge resamples of the questions, which says how often each would have cau
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -43,6 +44,7 @@ def main() -> None:
         default=[0.0, 0.1, 0.2, 0.3, 0.5, 0.8],
         help="noise / sd of a matrix",
     )
+    parser.add_argument("--seeds", type=int, default=2, help="draws of the noise of each strength")
     parser.add_argument("--keep", type=Path, help="folder of the runs; those that are there are not repeated")
     args = parser.parse_args()
     common.quiet()
@@ -55,16 +57,21 @@ def main() -> None:
         task.write_text(TASK % data)
         baseline = run(folder / "baseline", "demo", "bfloat16", task, args.limit)
         rows = [judged("float32", baseline, run(folder / "float32", "demo", "float32", task, args.limit))]
-        for strength in args.strengths:
-            model = perturbed(folder / f"model-{strength:g}", args.layer, strength)
-            candidate = run(folder / f"noise-{strength:g}", str(model), "bfloat16", task, args.limit)
-            rows.append(judged(f"noise {strength:g}", baseline, candidate))
-            shutil.rmtree(model)
+        for strength, seed in itertools.product(args.strengths, range(args.seeds)):
+            if strength == 0 and seed:
+                continue  # no noise has one draw only
+            name = f"noise {strength:g}, draw {seed + 1}" if strength else "noise 0"
+            candidate = folder / f"noise-{strength:g}-{seed}"
+            if not finished(candidate):
+                model = perturbed(folder / "model", args.layer, strength, seed)
+                run(candidate, str(model), "bfloat16", task, args.limit)
+                shutil.rmtree(model)
+            rows.append(judged(name, baseline, candidate))
     common.table("Gate against unpaired z-test", list(rows[0]), [list(row.values()) for row in rows])
     common.save(args, "gate_perturbed", {"rows": rows})
 
 
-def perturbed(folder: Path, layer: int, strength: float) -> Path:
+def perturbed(folder: Path, layer: int, strength: float, seed: int) -> Path:
     """The demo model with noise of `strength` times its sd in every matrix of a layer."""
     import torch
     from safetensors.torch import load_file, save_file
@@ -73,7 +80,7 @@ def perturbed(folder: Path, layer: int, strength: float) -> Path:
 
     shutil.copytree(demo_models.ensure("demo"), folder, dirs_exist_ok=True)
     path = next(folder.glob("*.safetensors"))
-    weights, generator = load_file(path), torch.Generator().manual_seed(layer)
+    weights, generator = load_file(path), torch.Generator().manual_seed(seed)
     for name in sorted(weights):
         if f".layers.{layer}." in name and weights[name].dim() == 2:
             exact = weights[name].float()
@@ -85,11 +92,15 @@ def perturbed(folder: Path, layer: int, strength: float) -> Path:
 
 def run(output: Path, model: str, dtype: str, task: Path, limit: int) -> Path:
     """Run the task, unless the run is there."""
-    if not (output / "results.json").is_file():
+    if not finished(output):
         options = ["--dtype", dtype, "--limit", str(limit), "--output", str(output), "--quiet", "--offline"]
         command = [common.EVALKIT, "run", "--model", model, "--tasks", str(task), *options]
         subprocess.run(command, check=True, stdout=sys.stderr)
     return output
+
+
+def finished(output: Path) -> bool:
+    return (output / "results.json").is_file()
 
 
 def judged(name: str, baseline: Path, candidate: Path) -> dict[str, Any]:
