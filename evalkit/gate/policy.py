@@ -21,6 +21,7 @@ from pydantic import (
 
 from evalkit.configs import shipped
 from evalkit.errors import UsageError, unknown_name
+from evalkit.stats.power import POWER
 
 Points = Annotated[float, Field(ge=0, lt=100)]
 """Hundredths of a score."""
@@ -52,7 +53,7 @@ class Rule(_Part):
     margin: Points = 0
     """How many points worse a candidate may be."""
     detect: Points = 2
-    """A drop in points that a pass of a `regression` test rules out, or would have seen with power 0.8."""
+    """A drop in points that a pass of a `regression` test rules out, or would have seen with enough power."""
     alpha: Level | None = None
     """Level; by default the policy's."""
     min_samples: int = Field(default=2, ge=2)
@@ -84,6 +85,8 @@ class Policy(_Part):
     alpha: Level = 0.05
     """Chance of failing a candidate that is no worse, over all tasks where corrected for their number."""
     correction: Correction = "holm"
+    power: Annotated[float, Field(ge=0.5, lt=1)] = POWER
+    """Chance of seeing a difference that counts as enough."""
     inconclusive: Literal["fail", "pass"] = "pass"
     """What becomes of a comparison that could not tell."""
     subset: bool = False

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -12,17 +11,15 @@ import numpy as np
 from evalkit._version import __version__
 from evalkit.errors import UsageError
 from evalkit.gate.comparison import Comparison, compare, scored_in_both
+from evalkit.gate.decision import Judgement, Measured, decide, demand_of, p_of_failure
 from evalkit.gate.outcomes import Json, Outcomes
 from evalkit.gate.pairing import Pair, pair_up
 from evalkit.gate.policy import Correction, Policy, PolicyFile, Rule
 from evalkit.stats.multiple import benjamini_hochberg, holm
-from evalkit.stats.power import POWER, least_sd, power, samples_needed, smallest_difference
 
 SCHEMA_VERSION = 1
 MAX_FLIPS = 20
 """Changed samples that are shown of a task."""
-
-Judgement = Literal["pass", "fail", "inconclusive"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,29 +44,6 @@ class Flip:
     baseline: str | None
     """Prediction."""
     candidate: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """A comparison in numbers; scores and differences in points, where a difference above 0 is better."""
-
-    baseline: float
-    candidate: float
-    difference: float
-    ci95: tuple[float, float]
-    p: float
-    """One-sided p-value of the claim that the candidate is worse than allowed (of equivalence: worse or
-    better)."""
-    p_adjusted: float
-    """The same, corrected for the number of tasks."""
-    n: int
-    losses: int
-    """Samples that became worse."""
-    gains: int
-    smallest_drop: float
-    """Smallest true drop below the margin that such a comparison sees with a power of 0.8."""
-    samples_needed: int | None
-    """Samples that would decide an inconclusive comparison; None where none is needed or no number helps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,27 +152,15 @@ class _Case:
 
     pair: Pair
     rule: Rule
-    alpha: float
     metric: str | None
     comparison: Comparison | None
-
-    @property
-    def p(self) -> float:
-        """p-value of the claim that would fail the task."""
-        assert self.comparison is not None
-        margin = self.rule.margin / 100
-        worse = self.comparison.p_worse(margin)
-        if self.rule.test != "equivalence":
-            return worse
-        return min(1.0, 2 * min(worse, self.comparison.p_better(margin)))
 
 
 def _case(pair: Pair, policy: PolicyFile) -> _Case:
     place, rule = policy.rule(pair.baseline.name, pair.baseline.entry["task"])
-    alpha = rule.alpha or policy.policy.alpha
     metric = rule.metric or pair.baseline.headline
     if metric is None:
-        return _Case(pair, rule, alpha, None, None)
+        return _Case(pair, rule, None, None)
     for task in (pair.baseline, pair.candidate):
         if metric not in task.entry["metrics"]:
             known = ", ".join(task.entry["metrics"]) or "none: no sample has a score"
@@ -212,24 +174,21 @@ def _case(pair: Pair, policy: PolicyFile) -> _Case:
             f"{policy.where(place, 'min_samples')}: {pair.baseline.name} has {rows.size:,} samples with a "
             f"{metric} in both runs, {rule.min_samples:,} are demanded; run more"
         )
-    return _Case(
-        pair, rule, alpha, metric, compare(pair, metric, rows, lower_is_better=rule.direction == "lower")
-    )
+    return _Case(pair, rule, metric, compare(pair, metric, rows, lower_is_better=rule.direction == "lower"))
 
 
 def _verdicts(cases: Sequence[_Case], candidate: Outcomes, policy: Policy) -> Iterator[TaskVerdict]:
     """Judge all tasks together, since the chance of a false alarm grows with their number."""
-    p_values = [case.p for case in cases if case.comparison]
+    p_values = [p_of_failure(case.rule, case.comparison) for case in cases if case.comparison]
     adjusted = iter(_adjust(p_values, policy.correction) if p_values else p_values)
-    # The level at which a drop is seen for sure, however the other tasks turn out.
-    share = 1 if policy.correction == "none" else max(1, len(p_values))
     for case in cases:
         checks = tuple(_checks(case, candidate))
         if case.comparison is None:
             verdict: Judgement = "inconclusive"
             reason, measured = "no sample has a score: the right answers are not public", None
         else:
-            verdict, reason, measured = _decide(case, case.comparison, next(adjusted), share)
+            demand = demand_of(policy, case.rule, len(p_values))
+            verdict, reason, measured = decide(demand, case.comparison, next(adjusted))
         if failed := [check for check in checks if not check.passed]:
             broken = "; ".join(f"{c.name} {c.found}, limit {c.limit}" for c in failed)
             reason = f"{broken}; {reason}"
@@ -242,81 +201,6 @@ def _adjust(p_values: list[float], correction: Correction) -> list[float]:
         return p_values
     adjust = holm if correction == "holm" else benjamini_hochberg
     return [float(p) for p in adjust(p_values)]
-
-
-def _decide(
-    case: _Case, comparison: Comparison, p_adjusted: float, share: int
-) -> tuple[Judgement, str, Measured]:
-    rule, level = case.rule, case.alpha / share
-    margin = rule.margin / 100
-    low, high = comparison.difference.ci95
-    seen = smallest_difference(comparison.sd, comparison.effective_n, level, _lost(rule, comparison))
-    measured = Measured(
-        baseline=100 * comparison.baseline,
-        candidate=100 * comparison.candidate,
-        difference=100 * comparison.difference.value,
-        ci95=(100 * low, 100 * high),
-        p=case.p,
-        p_adjusted=p_adjusted,
-        n=comparison.rows.size,
-        losses=int((comparison.changes < 0).sum()),
-        gains=int((comparison.changes > 0).sum()),
-        smallest_drop=100 * (margin + seen),
-        samples_needed=None,
-    )
-    if p_adjusted <= case.alpha:
-        how = "not within" if rule.test == "equivalence" else "worse by more than"
-        return "fail", f"{how} {rule.margin:g} points (p = {p_adjusted:.2g})", measured
-    passed, reason, needed = _support(case, comparison, level)
-    if passed:
-        return "pass", reason, measured
-    would = f"{needed:,} samples would decide" if needed else "at the margin no number of samples decides"
-    return "inconclusive", f"{reason}; {would}", replace(measured, samples_needed=needed)
-
-
-def _support(case: _Case, found: Comparison, level: float) -> tuple[bool, str, int | None]:
-    """Whether enough speaks for a pass, in words, and how many samples would decide if not."""
-    rule, margin = case.rule, case.rule.margin / 100
-    if not found.changes.any() and found.difference.value == 0:
-        return True, f"all {found.rows.size:,} samples have the same score as before", None
-    if rule.test == "regression":
-        return _could_see(case, found, level)
-    value = found.difference.value
-    p, distance = found.p_not_worse(margin), abs(value + margin)
-    if rule.test == "equivalence":
-        p, distance = max(p, found.p_not_better(margin)), min(distance, abs(value - margin))
-    shown = "shown" if p <= case.alpha else "not shown"
-    what = "to be within" if rule.test == "equivalence" else "not to be worse by"
-    reason = f"{shown} {what} {rule.margin:g} points (p = {p:.2g})"
-    sd = max(found.sd, least_sd(margin))
-    return p <= case.alpha, reason, _needed(found, distance, sd, case.alpha, _lost(rule, found))
-
-
-def _could_see(case: _Case, found: Comparison, level: float) -> tuple[bool, str, int | None]:
-    """Whether a drop that matters is ruled out, or would have been seen."""
-    rule = case.rule
-    drop, excess = rule.detect / 100, (rule.detect - rule.margin) / 100
-    p = found.p_not_worse(drop)
-    if p <= case.alpha:
-        return True, f"a drop of {rule.detect:g} points is ruled out (p = {p:.2g})", None
-    sd = max(found.sd, least_sd(drop))
-    seen = power(excess, sd, found.effective_n, level, _lost(rule, found))
-    reason = f"not shown to be worse; a drop of {rule.detect:g} points would be with power {seen:.2f}"
-    return seen >= POWER, reason, _needed(found, excess, sd, level, _lost(rule, found))
-
-
-def _lost(rule: Rule, found: Comparison) -> float:
-    """What the steps of the scores cost a test, in samples."""
-    return 0.5 if rule.margin else float(found.is_mcnemar)
-
-
-def _needed(comparison: Comparison, difference: float, sd: float, level: float, lost: float) -> int | None:
-    """Samples of this task's weights that show a difference; None for one that none shows."""
-    if difference < 1e-6:
-        return None
-    return math.ceil(
-        samples_needed(difference, sd, level, lost) * comparison.rows.size / comparison.effective_n
-    )
 
 
 def _task_verdict(
