@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -22,6 +22,16 @@ from evalkit.types import Outcome, Request, Sample
 
 
 @dataclass(frozen=True, slots=True)
+class Selection:
+    """Samples that were picked one by one."""
+
+    samples: Mapping[str, Mapping[str, Collection[str]]]
+    """Ids by resolved task and subset."""
+    origin: Mapping[str, Any]
+    """Who picked them and why, for the manifest."""
+
+
+@dataclass(frozen=True, slots=True)
 class RunOptions:
     """What a user asked for."""
 
@@ -33,6 +43,8 @@ class RunOptions:
     subsets: tuple[str, ...] = ()
     limit: int | None = None
     """First N samples of each subset."""
+    selection: Selection | None = None
+    """Only these samples; other tasks than its own are refused."""
     seed: int = 0
     chat: bool | None = None
     """Whether prompts go through the model's chat template; None leaves it to the protocol."""
@@ -53,6 +65,7 @@ class RunOptions:
     def to_json(self) -> dict[str, Any]:
         """As written to the manifest."""
         lists = {"subsets": list(self.subsets), "engine": dict(self.engine)}
+        lists["selection"] = dict(self.selection.origin) if self.selection else None
         tags = {"reasoning_tags": list(self.reasoning_tags)} if self.reasoning_tags else {}
         return asdict(self) | lists | tags
 
@@ -96,6 +109,9 @@ def load_jobs(options: RunOptions, source: DataSource) -> list[Job]:
             one.protocol.ready(options.judging)
     check_variant(resolved, source)
     chosen = chosen_subsets(resolved, source, options.subsets)
+    if options.selection is not None:
+        picked = options.selection.samples
+        chosen = {name: [s for s in subsets if s in picked[name]] for name, subsets in chosen.items()}
     return [_load_job(r, source, chosen[r.name], options) for r in resolved]
 
 
@@ -142,8 +158,37 @@ def _load_job(resolved: ResolvedTask, source: DataSource, subsets: Sequence[str]
     data: dict[str, Any] = {"source": source.kind, "official": is_official(resolved, samples)}
     if source.variant in task.variants:
         data["variant"] = source.variant
-    limited = {subset: rows[: options.limit] for subset, rows in samples.items()}
-    return Job(resolved, limited, {s: each[: options.limit] for s, each in shots.items()}, data)
+    places = _places(resolved, samples, options)
+    return Job(
+        resolved,
+        {subset: [samples[subset][i] for i in chosen] for subset, chosen in places.items()},
+        {subset: [shots[subset][i] for i in chosen] for subset, chosen in places.items()},
+        data,
+    )
+
+
+def _places(
+    resolved: ResolvedTask, samples: Mapping[str, list[Sample]], options: RunOptions
+) -> dict[str, list[int]]:
+    """Which samples of every subset are run.
+
+    Raises:
+        UsageError: samples that were picked are not in the data.
+    """
+    if options.selection is None:
+        return {subset: list(range(len(rows)))[: options.limit] for subset, rows in samples.items()}
+    picked = options.selection.samples[resolved.name]
+    places = {
+        subset: [i for i, sample in enumerate(rows) if sample.id in picked[subset]]
+        for subset, rows in samples.items()
+    }
+    wanted, found = sum(map(len, picked.values())), sum(map(len, places.values()))
+    if found != wanted:
+        raise UsageError(
+            f"{resolved.name}: only {found:,} of the {wanted:,} samples that the plan picked are in the "
+            "data; the baseline was run on other files"
+        )
+    return places
 
 
 def load_samples(

@@ -10,7 +10,12 @@ import typer
 
 from evalkit.errors import UsageError
 
-POLICY = typer.Option("default", help="A policy of your own (YAML), or one that ships: default, strict.")
+BASELINE = typer.Option(
+    None, help="Run directory, or a file of `evalkit baseline save` (default: what the policy names)."
+)
+POLICY = typer.Option(
+    "default", help="A policy of your own (YAML), or one that ships: default, strict, quick."
+)
 
 app = typer.Typer(
     name="baseline", help="Keep a run's outcomes to compare later runs with.", no_args_is_help=True
@@ -18,7 +23,7 @@ app = typer.Typer(
 
 
 def gate(
-    baseline: Path = typer.Option(..., help="Run directory, or a file of `evalkit baseline save`."),
+    baseline: Path = BASELINE,
     candidate: Path = typer.Option(..., help="Run directory of what is to be judged."),
     policy: str = POLICY,
     junit: Path | None = typer.Option(None, help="Write JUnit XML here, a test case per task."),
@@ -45,7 +50,7 @@ def gate(
     from evalkit.gate.verdict import judge
 
     rules = load(policy)
-    verdict = judge(baselines.read_any(baseline), read_run(candidate), rules)
+    verdict = judge(baselines.chosen(baseline, rules), read_run(candidate), rules)
     if junit:
         _write("--junit", junit, outputs.junit(verdict), "w")
     if summary:
@@ -72,13 +77,18 @@ def _write(option: str, path: Path, text: str, mode: str) -> None:
 def save(
     run: Path = typer.Argument(..., metavar="RUN", help="Directory of a finished run."),
     name: str = typer.Argument(..., metavar="NAME", help="A file, or a name: NAME.baseline.parquet."),
+    previous: Path = typer.Option(
+        None,
+        help="An earlier run or baseline: how much answers changed since tells `evalkit run --plan` how few "
+        "samples suffice.",
+    ),
 ) -> None:
     """Write the outcomes of a run into one small file that can be committed."""
     from evalkit.gate.baseline import SUFFIX
     from evalkit.gate.baseline import save as write
 
     path = Path(name if name.endswith(".parquet") else f"{name}{SUFFIX}")
-    size_bytes = write(run, path)
+    size_bytes = write(run, path, previous)
     typer.echo(f"wrote {path} ({size_bytes / 1000:,.0f} kB)", err=True)
 
 

@@ -41,13 +41,24 @@ from evalkit.cli.resuming import resumable
 from evalkit.errors import RunInterrupted, UntrustedResultError, UsageError
 
 if TYPE_CHECKING:
+    from evalkit.preparation import Selection
     from evalkit.store import RunStore
 
 
 def run(
     model: str = MODEL,
     tasks: str = typer.Option(
-        ..., help="Comma-separated specs <task>[@<protocol>][:<split>][:<k>shot], suites, or task files."
+        None,
+        help="Comma-separated specs <task>[@<protocol>][:<split>][:<k>shot], suites, or task files. "
+        "With --plan, by default what the baseline has.",
+    ),
+    plan: str = typer.Option(
+        None,
+        help="Run only the samples that a gate needs to tell whether the model is worse than the baseline: a "
+        "policy file, or quick.",
+    ),
+    baseline: Path = typer.Option(
+        None, help="What the gate will compare with (--plan; default: what the policy names)."
     ),
     backend: str = BACKEND,
     base_url: str = BASE_URL,
@@ -104,6 +115,7 @@ def run(
       evalkit run --model demo --tasks ceval,cmmlu@lm-eval:test:5shot --dtype float32
       evalkit run --model ./my-model --tasks mmlu --limit 20 --output runs/quick
       evalkit run --model demo --tasks mmlu --output runs/quick --resume
+      evalkit run --model ./my-model --plan quick --baseline main.baseline.parquet
     """
     from evalkit.backends.opening import check, open_backend
     from evalkit.cli.progress import TerminalProgress
@@ -118,6 +130,15 @@ def run(
         raise UsageError(f"--max-length {max_length}: at least 2 tokens are needed")
     if resume and output is None:
         raise UsageError("--resume needs --output, the run directory to continue")
+    selection = None
+    if plan is not None:
+        if limit is not None or subsets:
+            raise UsageError("--plan picks the samples; leave out --limit and --subsets")
+        selection, tasks = _select(plan, baseline, tasks, shots=shots, split=split, quiet=quiet)
+    elif baseline is not None:
+        raise UsageError("--baseline is what a plan is made for; name a policy with --plan, or leave it out")
+    elif tasks is None:
+        raise UsageError("name what to run: --tasks SPECS (see evalkit tasks list), or --plan POLICY")
     engine = engine_options(
         model=model,
         backend=backend,
@@ -143,6 +164,7 @@ def run(
         split=split,
         subsets=names(subsets),
         limit=limit,
+        selection=selection,
         seed=seed,
         chat=chat,
         system=system,
@@ -162,6 +184,40 @@ def run(
         )
     _show(results, store.root, as_json=as_json)
     _check_errors(results, store, max_errors)
+
+
+def _select(
+    policy: str,
+    baseline: Path | None,
+    tasks: str | None,
+    *,
+    shots: int | None,
+    split: str | None,
+    quiet: bool,
+) -> tuple[Selection, str]:
+    """Plan a run, and say what it gives up.
+
+    Returns:
+        the samples and the tasks.
+    """
+    from evalkit.gate import baseline as baselines
+    from evalkit.gate import plan as plans
+    from evalkit.gate.policy import load
+    from evalkit.preparation import Selection
+    from evalkit.registry import task_names
+    from evalkit.spec import resolve_all
+
+    rules = load(policy)
+    compared = baselines.chosen(baseline, rules)
+    named = None if tasks is None else [one.name for one in resolve_all(tasks, shots=shots, split=split)]
+    planned = plans.plan(compared, rules, named)
+    unknown = sorted({name.partition("@")[0] for name in planned.samples} - set(task_names()))
+    if tasks is None and unknown:
+        raise UsageError(f"{', '.join(unknown)}: no task that ships; name its file with --tasks")
+    if not quiet:
+        for line in plans.describe(planned):
+            typer.echo(line, err=True)
+    return Selection(planned.samples, planned.to_json()), tasks or ",".join(planned.samples)
 
 
 def rescore(

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from evalkit.errors import DataError, UsageError
+from evalkit.gate.comparison import compare, scored_in_both
 from evalkit.gate.outcomes import COLUMNS, Columns, Outcomes, outcomes, read_columns, read_run
+from evalkit.gate.pairing import Pair, pair_up
+from evalkit.gate.policy import PolicyFile
 from evalkit.store import SCHEMA_VERSION, digest
 
 SUFFIX = ".baseline.parquet"
 _ABOUT, _SHA256 = b"evalkit_baseline", b"evalkit_baseline_sha256"
 
 
-def save(run: Path, path: Path) -> int:
+def save(run: Path, path: Path, previous: Path | None = None) -> int:
     """Write what a gate needs of a run, and return the file's size in bytes.
+
+    Args:
+        run: directory of the run.
+        path: of the file.
+        previous: an earlier run or baseline of the same or a part of the samples; how far its scores lie from
+            this run's is what plans of runs go by.
 
     Raises:
         UsageError: not a finished run with samples, or the file cannot be written.
@@ -27,6 +39,8 @@ def save(run: Path, path: Path) -> int:
     found = read_run(run)
     tasks = found.tasks.values()
     columns = {name: [value for task in tasks for value in task.columns[name]] for name in COLUMNS}
+    if previous is not None:
+        found = _with_changes(found, read_any(previous))
     about = json.dumps(_about(found), ensure_ascii=False, allow_nan=False).encode()
     metadata = {_ABOUT: about, _SHA256: _digest(about, columns)}
     partial = path.with_name(f".{path.name}.partial")
@@ -40,6 +54,20 @@ def save(run: Path, path: Path) -> int:
     return path.stat().st_size
 
 
+def _with_changes(found: Outcomes, previous: Outcomes) -> Outcomes:
+    changes = {pair.baseline.name: dict(_changes(pair)) for pair in pair_up(found, previous, subset=True)}
+    return replace(found, previous={"run_id": previous.run_id, "model": previous.model}, changes=changes)
+
+
+def _changes(pair: Pair) -> Iterator[tuple[str, float]]:
+    """Standard deviation of a sample's difference, by the metrics that both runs have."""
+    for metric in pair.baseline.entry["metrics"]:
+        rows = scored_in_both(pair, metric)
+        if metric in pair.candidate.entry["metrics"] and rows.size > 1:
+            with suppress(UsageError):  # what cannot be compared is no gate's metric either
+                yield metric, compare(pair, metric, rows, lower_is_better=False).sd
+
+
 def _about(found: Outcomes) -> dict[str, Any]:
     return {
         "schema_version": SCHEMA_VERSION,
@@ -50,6 +78,8 @@ def _about(found: Outcomes) -> dict[str, Any]:
             "tasks": {name: task.entry for name, task in found.tasks.items()},
         },
         "hashes": {name: task.hashes for name, task in found.tasks.items()},
+        "previous": found.previous,
+        "changes": found.changes,
     }
 
 
@@ -79,7 +109,8 @@ def read(path: Path) -> Outcomes:
         about = json.loads(metadata[_ABOUT])
         if about["schema_version"] != SCHEMA_VERSION:
             raise ValueError(f"of version {about['schema_version']}, this evalkit reads {SCHEMA_VERSION}")
-        return outcomes(str(path), about["results"], about["hashes"], columns)
+        found = outcomes(str(path), about["results"], about["hashes"], columns)
+        return replace(found, previous=about.get("previous", {}), changes=about.get("changes", {}))
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: not a readable baseline ({error}); save it again from its run") from error
 
@@ -87,3 +118,19 @@ def read(path: Path) -> Outcomes:
 def read_any(path: Path) -> Outcomes:
     """Read a run directory or a baseline file."""
     return read_run(path) if path.is_dir() else read(path)
+
+
+def chosen(given: Path | None, policy: PolicyFile) -> Outcomes:
+    """Read the baseline that was named on the command line, else the policy's.
+
+    Raises:
+        UsageError: neither names one that is there.
+        DataError: it is damaged.
+    """
+    path = given or policy.baseline
+    if path is None:
+        raise UsageError(
+            f"no baseline: name a run directory or a file of evalkit baseline save with --baseline, or in "
+            f"{policy.name} (baseline: FILE)"
+        )
+    return read_any(path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -69,6 +69,22 @@ class TaskOutcomes:
         """The task's first metric; None without a score."""
         return next(iter(self.entry["metrics"]), None)
 
+    def metric(self, name: str | None, where: str) -> str:
+        """A metric by name, or the headline.
+
+        Args:
+            name: of the metric; None for the headline.
+            where: it was named, for the message.
+
+        Raises:
+            UsageError: the task has none of this name.
+        """
+        chosen = name or self.headline
+        if chosen not in self.entry["metrics"]:
+            known = ", ".join(self.entry["metrics"]) or "none: no sample has a score"
+            raise UsageError(f"{where}: {self.source} has no {chosen} of {self.name}; known: {known}")
+        return str(chosen)
+
     def scores(self, metric: str) -> Floats:
         """Each sample's score in a metric, a fraction, shape (n,); NaN where it has none.
 
@@ -113,6 +129,10 @@ class Outcomes:
     leakage: Json
     """Contamination verdicts by task."""
     tasks: Mapping[str, TaskOutcomes]
+    previous: Json = field(default_factory=dict)
+    """`run_id` and `model` of an earlier run that a baseline was saved with."""
+    changes: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Standard deviation of a sample's difference in score to that run, by task and metric."""
 
 
 def read_run(root: Path) -> Outcomes:

@@ -89,6 +89,8 @@ class Policy(_Part):
     """Chance of seeing a difference that counts as enough."""
     inconclusive: Literal["fail", "pass"] = "pass"
     """What becomes of a comparison that could not tell."""
+    baseline: str | None = None
+    """What candidates are compared with, where no other is named: a path from the policy's folder."""
     subset: bool = False
     """Whether the candidate may have run only some of the baseline's tasks and samples."""
     max_cost: dict[
@@ -115,6 +117,15 @@ class PolicyFile:
             if any(fnmatchcase(name, pattern) for pattern in rule.tasks for name in (task, plain)):
                 return place, rule
         return None, Rule()
+
+    @property
+    def baseline(self) -> Path | None:
+        """What the policy compares candidates with."""
+        return Path(self.name).parent / self.policy.baseline if self.policy.baseline else None
+
+    def at(self, key: str) -> str:
+        """File, line and key of something that holds for all tasks."""
+        return _where(self.name, self.lines, (key,))
 
     def where(self, place: int | None, key: str) -> str:
         """File, line and key of a rule's demand."""

@@ -158,16 +158,10 @@ class _Case:
 
 def _case(pair: Pair, policy: PolicyFile) -> _Case:
     place, rule = policy.rule(pair.baseline.name, pair.baseline.entry["task"])
-    metric = rule.metric or pair.baseline.headline
-    if metric is None:
+    if (rule.metric or pair.baseline.headline) is None:
         return _Case(pair, rule, None, None)
-    for task in (pair.baseline, pair.candidate):
-        if metric not in task.entry["metrics"]:
-            known = ", ".join(task.entry["metrics"]) or "none: no sample has a score"
-            raise UsageError(
-                f"{policy.where(place, 'metric')}: {task.source} has no {metric} of "
-                f"{task.name}; known: {known}"
-            )
+    metric = pair.baseline.metric(rule.metric, policy.where(place, "metric"))
+    pair.candidate.metric(metric, policy.where(place, "metric"))
     rows = scored_in_both(pair, metric)
     if rows.size < rule.min_samples:
         raise UsageError(

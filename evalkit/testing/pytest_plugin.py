@@ -19,7 +19,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the gate's options."""
     group = parser.getgroup("evalkit", "evalkit gate")
     group.addoption("--evalkit-run", metavar="RUN", help="run directory of what is to be judged")
-    group.addoption("--evalkit-baseline", metavar="RUN|FILE", help="what it is compared with")
+    group.addoption(
+        "--evalkit-baseline", metavar="RUN|FILE", help="what it is compared with, else what the policy names"
+    )
     group.addoption("--evalkit-policy", metavar="FILE|NAME", default="default", help="what is demanded")
 
 
@@ -31,8 +33,8 @@ def pytest_collection_modifyitems(
     run, baseline = config.getoption("--evalkit-run"), config.getoption("--evalkit-baseline")
     if run is None and baseline is None:
         return
-    if run is None or baseline is None:
-        raise pytest.UsageError("--evalkit-run and --evalkit-baseline go together")
+    if run is None:
+        raise pytest.UsageError("--evalkit-baseline needs --evalkit-run, what is to be judged")
     gate: Gate = Gate.from_parent(session, name="evalkit-gate", nodeid="evalkit-gate")
     items.extend(gate.collect())
 
@@ -56,14 +58,15 @@ class Gate(pytest.Collector):
             yield GateItem.from_parent(self, verdict=verdict, part=part)
 
     def _verdict(self) -> Verdict:
-        from evalkit.gate.baseline import read_any
+        from evalkit.gate.baseline import chosen
         from evalkit.gate.outcomes import read_run
         from evalkit.gate.policy import load
         from evalkit.gate.verdict import judge
 
         option = self.config.getoption
-        baseline = read_any(Path(option("--evalkit-baseline")))
-        return judge(baseline, read_run(Path(option("--evalkit-run"))), load(option("--evalkit-policy")))
+        policy, baseline = load(option("--evalkit-policy")), option("--evalkit-baseline")
+        outcomes = chosen(Path(baseline) if baseline else None, policy)
+        return judge(outcomes, read_run(Path(option("--evalkit-run"))), policy)
 
 
 class GateItem(pytest.Item):
