@@ -184,7 +184,7 @@ class RunStore:
         try:
             document: Any = json.loads(path.read_text("utf-8"), parse_constant=_refuse)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-            raise UsageError(f"'{self.root}' holds no finished run ({name} is missing)") from error
+            raise self._unfinished(name) from error
         except OSError as error:
             raise UsageError(f"{path}: {error.strerror}; make it readable, or name another run") from error
         except (ValueError, RecursionError) as error:
@@ -197,6 +197,12 @@ class RunStore:
             )
         return document
 
+    def _unfinished(self, missing: str) -> UsageError:
+        remedy = "name the directory that `evalkit run` printed"
+        if (self.root / "manifest.json").is_file():
+            remedy = f"continue it with evalkit run … --output {self.root} --resume"
+        return UsageError(f"'{self.root}' holds no finished run ({missing} is missing); {remedy}")
+
     def read_samples(self) -> list[Outcome]:
         """Read `samples.parquet` back.
 
@@ -206,7 +212,7 @@ class RunStore:
         """
         path = self.root / "samples.parquet"
         if not path.is_file():
-            raise UsageError(f"'{self.root}' holds no finished run (samples.parquet is missing)")
+            raise self._unfinished("samples.parquet")
         return [_outcome(row) for row in read_sample_table(path).to_pylist()]
 
 

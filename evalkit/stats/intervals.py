@@ -70,12 +70,6 @@ def clopper_pearson(successes: int, n: int, level: float = LEVEL) -> tuple[float
     return float(low), float(high)
 
 
-def mean_stderr(values: ArrayLike) -> float | None:
-    """Standard error of a mean: sd / sqrt(n), the sd with divisor n-1; None below two values."""
-    x = np.asarray(values, dtype=np.float64)
-    return float(x.std(ddof=1) / math.sqrt(x.size)) if x.size > 1 else None
-
-
 def independent_mean(values: ArrayLike, weights: ArrayLike | None = None) -> Estimate:
     """Weighted mean of independent samples with a Wilson interval.
 

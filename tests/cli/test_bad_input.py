@@ -93,7 +93,7 @@ class TestNames:
         ("command", "message"),
         [
             ("run --tasks cmmlu", "Missing option '--model'"),
-            ("run --model m", "Missing option '--tasks'"),
+            ("run --model m", "--tasks SPECS"),
             ("run --model m --tasks cmmlu --limit few", "Invalid value for '--limit'"),
             ("run --model m --tasks cmmlu --limt 3", "No such option: --limt"),
             ("run --model m --tasks cmmlu extra", "unexpected extra argument"),

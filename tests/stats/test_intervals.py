@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from evalkit.stats.intervals import Estimate, clustered_mean, independent_mean, mean_stderr, wilson
+from evalkit.stats.intervals import Estimate, clustered_mean, independent_mean, wilson
 
 FRACTIONS = st.floats(0, 1)
 CLUSTERED = st.lists(st.tuples(FRACTIONS, st.integers(0, 4)), min_size=1, max_size=40)
@@ -47,21 +47,11 @@ def test_wilson_encloses_the_proportion_and_is_symmetric(counts):
     assert wilson(n - successes, n) == pytest.approx((1 - high, 1 - low), abs=1e-12)
 
 
-def test_mean_stderr_equals_scipy():
-    values = [1, 0, 1, 1, 0.25]
-    assert mean_stderr(values) == pytest.approx(stats.sem(values))
-
-
-@pytest.mark.parametrize("values", [[], [1.0]])
-def test_mean_stderr_needs_two_values(values):
-    assert mean_stderr(values) is None
-
-
 def test_independent_mean_of_equal_weights_is_the_textbook_one():
     values = [1, 1, 0, 1, 0, 0, 0, 1, 1, 1]
     estimate = independent_mean(values)
     assert estimate.value == 0.6
-    assert estimate.stderr == pytest.approx(mean_stderr(values))
+    assert estimate.stderr == pytest.approx(stats.sem(values))
     assert estimate.ci95 == pytest.approx(wilson(6, 10))
     assert estimate.n == 10
 
