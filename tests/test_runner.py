@@ -159,9 +159,8 @@ class TestResults:
         mock_run(tmp_path, "cmmlu@oc-gen", limit=1, log_prompts=True)
         before = samples(tmp_path)
         rescore(RunStore(tmp_path))
+        assert all(row["prompt_token_ids"] for row in before)
         assert samples(tmp_path) == before
-        ids = MockBackend().tokenizer.encode([before[0]["prompt"]])[0]
-        assert before[0]["prompt_token_ids"] == ids.tolist()
 
 
 class TestCevalTest:
