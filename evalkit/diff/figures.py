@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 _SIZE = (9.0, 4.4)
 _MOST_POINTS = 2000
 """Points that are kept as shapes in an SVG; more become a picture in it."""
-_BINS = 40
+_MOST_BINS = 40
+_LABEL = 36
 _DECADES = 8
 """Orders of magnitude of the differences that are told apart."""
 
@@ -38,12 +39,15 @@ def drawings(a: Side, b: Side) -> Iterator[Drawing]:
             f"logprobs-{slug(' '.join(names))}",
             f"{' against '.join(names)}: log-probabilities of {len(found.a):,} options",
             "Left, every option's log-probability in A and in B; right, how far the two lie apart.",
-            logprobs(found, f"A: {one_line(a.name)}", f"B: {one_line(b.name)}"),
+            logprobs(found, f"A: {_end(a.name)}", f"B: {_end(b.name)}"),
         )
 
 
 def logprobs(found: Options, a: str, b: str) -> Figure:
-    """Options in A against B, and how their differences are distributed; `a` and `b` name the axes."""
+    """Options in A against B, and how their differences are distributed; `a` and `b` name the axes.
+
+    Options of samples that one side answers better are marked.
+    """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=_SIZE, layout="constrained")
@@ -51,20 +55,27 @@ def logprobs(found: Options, a: str, b: str) -> Figure:
     _scatter(left, found)
     left.set_xlabel(f"{a} (nat)")
     left.set_ylabel(f"{b} (nat)")
+    handles, labels = left.get_legend_handles_labels()
+    legend = figure.legend(handles, labels, frameon=False, loc="outside lower left", ncols=3)
+    for handle in legend.legend_handles:
+        handle.set(markersize=5, alpha=1)
     _differences(right, found)
-    figure.legend(*left.get_legend_handles_labels(), frameon=False, loc="outside lower left", ncols=3)
     return figure
 
 
 def _scatter(axes: Axes, found: Options) -> None:
-    ends = [min(found.a.min(), found.b.min()), max(found.a.max(), found.b.max())]
+    both = np.concatenate([found.a, found.b])
+    margin = 0.04 * (np.ptp(both) or 1)
+    ends = (both.min() - margin, both.max() + margin)
     axes.plot(ends, ends, color=INK, linewidth=0.8, alpha=0.5)
+    axes.set(xlim=ends, ylim=ends, box_aspect=1, title="options")
     many = len(found.a) > _MOST_POINTS
     for chosen, colour, marker, label in (
-        (found.gain == 0, SERIES[0], "o", "as right in both"),
-        (found.gain < 0, SERIES[1], "v", "of samples A does better"),
-        (found.gain > 0, SERIES[2], "^", "of samples B does better"),
+        (found.gain == 0, SERIES[0], "o", "judged alike"),
+        (found.gain < 0, SERIES[1], "v", "A judged better"),
+        (found.gain > 0, SERIES[2], "^", "B judged better"),
     ):
+        n = int(chosen.sum())
         axes.plot(
             found.a[chosen],
             found.b[chosen],
@@ -73,41 +84,50 @@ def _scatter(axes: Axes, found: Options) -> None:
             linestyle="none",
             markersize=2 if many else 4,
             markeredgewidth=0,
-            alpha=0.3 if many else 0.8,
+            alpha=float(np.clip(_MOST_POINTS / 2 / max(n, 1), 0.1, 0.8)),
             rasterized=many,
-            label=f"{label} ({chosen.sum():,})",
+            label=f"{label} ({n:,})",
         )
-    axes.set_aspect("equal", adjustable="datalim")
-    axes.set_title("options")
 
 
 def _differences(axes: Axes, found: Options) -> None:
-    """Sizes of the differences on a logarithmic axis, one line for each sign."""
+    """Sizes of the differences on a logarithmic axis, a line for each sign, and their quantiles."""
+    from matplotlib.ticker import LogLocator, MaxNLocator
+
     gaps = found.b - found.a
     sizes = np.abs(gaps)
     largest = sizes.max()
-    equal = int((sizes == 0).sum())
-    axes.set_title(f"differences ({equal:,} options are exactly equal)")
-    axes.set_xlabel("|B - A| (nat)")
-    axes.set_ylabel("options")
+    axes.set_title(f"differences ({int((sizes == 0).sum()):,} options are equal)")
     if largest == 0:
+        axes.set_axis_off()
         return
     smallest = max(sizes[sizes > 0].min(), largest * 10.0**-_DECADES)
-    bins = np.geomspace(smallest / 1.5, largest * 1.5, _BINS + 1)
-    for sign, colour, style, label in ((1, SERIES[2], "-", "B higher"), (-1, SERIES[1], "--", "A higher")):
+    n_bins = int(np.clip(np.sqrt(len(sizes)), 8, _MOST_BINS))
+    bins = np.geomspace(smallest / 1.5, largest * 1.5, n_bins + 1)
+    for sign, colour, style, label in ((-1, SERIES[1], "--", "A higher"), (1, SERIES[2], "-", "B higher")):
         counts, _ = np.histogram(np.maximum(sizes[sign * gaps > 0], smallest), bins)
         axes.stairs(counts, bins, color=colour, linestyle=style, label=f"{label} ({counts.sum():,})")
-    axes.set_xscale("log")
-    axes.set_ylim(bottom=0)
-    _mark_quantiles(axes, found)
-    axes.legend(frameon=False, loc="upper left")
-
-
-def _mark_quantiles(axes: Axes, found: Options) -> None:
+    axes.set(xscale="log", xlabel="|B - A| (nat)", ylabel="options")
+    axes.xaxis.set_major_locator(LogLocator(numticks=6))
+    # matplotlib's own labels of logarithmic axes are formulas, which our style shows as they are written.
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    if len(sizes) > _MOST_POINTS:
+        axes.set(yscale="log", ylim=(0.7, None))
+        axes.yaxis.set_major_formatter("{x:,.0f}")
+    axes.minorticks_off()
     quantiles = spread(found)
-    for value, label in ((quantiles.median, "median"), (quantiles.p99, "99 %"), (quantiles.largest, "most")):
+    for value, style, label in (
+        (quantiles.median, "-", "median"),
+        (quantiles.p99, "-.", "99 %"),
+        (quantiles.largest, ":", "most"),
+    ):
         if value > 0:
-            axes.axvline(value, color=INK, linewidth=0.8, linestyle=":")
-            axes.annotate(
-                label, (value, 1), xycoords=("data", "axes fraction"), rotation=90, va="top", ha="right"
-            )
+            axes.axvline(value, color=INK, linewidth=0.8, linestyle=style, label=f"{label} {value:.2g}")
+    axes.legend(frameon=False, loc="best", fontsize="small")
+
+
+def _end(name: str) -> str:
+    """The end of a path, which tells it from its neighbours, as long as the axis has room for it."""
+    line = one_line(name)
+    return line if len(line) <= _LABEL else "…" + line[-_LABEL + 1 :]
