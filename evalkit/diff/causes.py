@@ -136,7 +136,7 @@ def _encoding(case: Case) -> Iterator[Cause]:
 def _seen_in_ids(case: Case) -> Cause | None:
     """What the ids in front of the answers tell; None where they were not kept."""
     sides = (case.mine, case.theirs)
-    pairs = list(tokens.pairs(*(side.samples for side in sides), case.pairs.both))
+    pairs = list(tokens.pairs(case.mine.samples, case.theirs.samples, case.pairs.both))
     if not pairs:
         return None
     more = [tokens.surplus(a, b) for a, b in pairs if not np.array_equal(a, b)]

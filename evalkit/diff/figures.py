@@ -57,8 +57,8 @@ def logprobs(found: Options, a: str, b: str) -> Figure:
     left.set_ylabel(f"{b} (nat)")
     handles, labels = left.get_legend_handles_labels()
     legend = figure.legend(handles, labels, frameon=False, loc="outside lower left", ncols=3)
-    for handle in legend.legend_handles:
-        handle.set(markersize=5, alpha=1)
+    for line in legend.get_lines():
+        line.set(markersize=5, alpha=1)
     _differences(right, found)
     return figure
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,8 +53,8 @@ def options(a: TaskSide, b: TaskSide, pairs: Pairs) -> Options | None:
             rows += [(x, y, gain) for x, y in zip(mine, theirs, strict=True)]
             keys += [key] * len(mine)
     table = np.array(rows, np.float64).reshape(-1, 3)
-    finite = np.isfinite(table).all(axis=1)
-    if not finite.any():
+    finite = [all(map(math.isfinite, row)) for row in rows]
+    if not any(finite):
         return None
     left, right, gains = table[finite].T
     return Options(left, right, gains, [key for key, kept in zip(keys, finite, strict=True) if kept])

@@ -93,8 +93,9 @@ def _example(example: Json) -> Iterator[str]:
 
 def _tokens(diff: Json) -> str:
     """The ids around the first changes."""
-    parts = [_MARKS[part["op"]].format(_ids(part)) for part in diff["parts"]]
-    shown = " ".join(parts) + (" …" if diff["more"] else "")
+    shown = " ".join(_MARKS[part["op"]].format(_ids(part)) for part in diff["parts"])
+    if diff["more"] and not shown.endswith("…"):
+        shown += " …"
     return f"{diff['a']:,} and {diff['b']:,} token ids, from {diff['position']:,} on: {shown}"
 
 

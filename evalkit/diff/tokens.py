@@ -87,7 +87,7 @@ class TokenDiff:
     """The first that differs, counted from 0."""
     parts: list[Part]
     more: bool
-    """Whether there are further changes."""
+    """Whether there are further changes, behind the last part shown."""
 
 
 def token_diff(a: Ids, b: Ids) -> TokenDiff:
@@ -99,9 +99,10 @@ def token_diff(a: Ids, b: Ids) -> TokenDiff:
     shown = list(_parts(mine, theirs, changed))
     if begin:
         shown.insert(0, _part("equal", a[:begin], head=0))
-    behind = a[begin + changed[-1][2] :]
-    if len(behind):
-        shown.append(_part("equal", behind, tail=0))
+    _, _, end_a, _, end_b = changed[-1]
+    behind = a[begin + end_a :]
+    if n := common_prefix(behind, b[begin + end_b :]):
+        shown.append(_part("equal", behind[:n], tail=0))
     return TokenDiff(len(a), len(b), begin, shown, more)
 
 

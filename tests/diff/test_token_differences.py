@@ -15,7 +15,7 @@ from _planted import SUBJECTS, mock, parted
 from helpers import cli, write_cmmlu
 
 from evalkit.backends.mock import MockBackend
-from evalkit.diff.tokens import token_diff
+from evalkit.diff.tokens import TokenDiff, token_diff
 from evalkit.store import RunStore
 
 TASK = "cmmlu@official:test:5shot"
@@ -117,23 +117,39 @@ def test_runs_that_did_not_keep_them(runs: tuple[Path, Path], without: tuple[int
     assert "<- first difference" in cli("diff", *runs).out
 
 
-class TestTokenDiff:
-    def diff(self, a: list[int], b: list[int]):
-        return token_diff(np.array(a, np.int32), np.array(b, np.int32))
+def check(a: list[int], b: list[int], found: TokenDiff) -> None:
+    """Walk along both, part by part: each part holds what stands there, and all stands in some part."""
+    assert (found.a, found.b) == (len(a), len(b))
+    assert a[: found.position] == b[: found.position]
+    assert a[found.position : found.position + 1] != b[found.position : found.position + 1]
+    at = {"a": 0, "b": 0}
+    for part in found.parts:
+        for side, ids, not_here in (("a", a, "insert"), ("b", b, "delete")):
+            if part.op != not_here:
+                stands = ids[at[side] : at[side] + part.n]
+                at[side] += part.n
+                shown = part.ids
+                gap = shown.index(None) if None in shown else len(shown)
+                assert stands[:gap] == shown[:gap]
+                assert stands[len(stands) - len(shown[gap + 1 :]) :] == shown[gap + 1 :]
+                assert gap < len(shown) or len(stands) == len(shown)
+    assert found.more or (at["a"], at["b"]) == (len(a), len(b))
 
-    def test_turns_one_into_the_other(self) -> None:
-        for seed in range(300):
+
+class TestTokenDiff:
+    def diff(self, a: list[int], b: list[int]) -> TokenDiff:
+        found = token_diff(np.array(a, np.int32), np.array(b, np.int32))
+        check(a, b, found)
+        return found
+
+    @pytest.mark.parametrize(("vocabulary", "longest"), [(3, 6), (4, 40), (3000, 60), (40, 1500)])
+    def test_turns_one_into_the_other(self, vocabulary: int, longest: int) -> None:
+        for seed in range(300 if longest < 100 else 5):
             draw = random.Random(seed)
-            a, b = ([draw.randrange(3) for _ in range(draw.randrange(6))] for _ in "ab")
-            if a == b:
-                continue
-            found = self.diff(a, b)
-            ids = {side: [i for p in found.parts if p.op != gone for i in p.ids] for side, gone in
-                   (("a", "insert"), ("b", "delete"))}  # fmt: skip
-            assert not found.more
-            assert (ids["a"], ids["b"]) == (a, b)
-            assert a[: found.position] == b[: found.position]
-            assert a[found.position :][:1] != b[found.position :][:1]
+            a = [draw.randrange(vocabulary) for _ in range(draw.randrange(longest))]
+            b = [draw.randrange(vocabulary) if draw.random() < 0.1 else i for i in a if draw.random() > 0.1]
+            if a != b:
+                self.diff(a, b)
 
     def test_is_short_whatever_differs(self) -> None:
         a = list(range(3000))
