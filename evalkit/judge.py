@@ -32,6 +32,7 @@ def recorded(resolved: ResolvedTask, prompt: Prompt, response: Response, *, keep
         truncated=prompt.truncated,
         stratum=protocol.stratum(sample) if protocol.stratum else None,
         prompt=prompt.text if keep_prompt else None,
+        prompt_token_ids=prompt.token_ids if keep_prompt else None,
     )
     if isinstance(response, Failure):
         return replace(outcome, error=response.error)

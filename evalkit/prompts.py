@@ -11,7 +11,7 @@ from evalkit.chat import example_turns, plain_text
 from evalkit.errors import UsageError
 from evalkit.spec import ResolvedTask
 from evalkit.task import PromptInput, Render
-from evalkit.tokens import EncodedPrompt, EncodedRequest, Tokenizer, encode, encode_prompt
+from evalkit.tokens import EncodedPrompt, EncodedRequest, Ids, Tokenizer, encode, encode_prompt
 from evalkit.types import GenerateRequest, Message, Request, Sample, ScoreRequest, SpanRequest
 
 Encoded = EncodedRequest | EncodedPrompt
@@ -32,6 +32,15 @@ class Prompt:
     def text(self) -> str:
         """The prompt as `evalkit tasks render` prints it."""
         return prompt_text(self.request)
+
+    @property
+    def token_ids(self) -> Ids:
+        """Ids in front of the answer as the model gets them: templated, with special tokens, cut to fit.
+
+        Of options, the ids that stand in front of all of them: those of the context, less what merges with
+        an option; where each option has a context of its own, or is a whole text, what all begin with.
+        """
+        return self.encoded.ids if isinstance(self.encoded, EncodedPrompt) else self.encoded.base
 
     @property
     def sha256(self) -> str:

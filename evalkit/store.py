@@ -213,7 +213,10 @@ class RunStore:
         path = self.root / "samples.parquet"
         if not path.is_file():
             raise self._unfinished("samples.parquet")
-        return [_outcome(row) for row in read_sample_table(path).to_pylist()]
+        table = read_sample_table(path)
+        ids = _token_ids(table, path)
+        rows = table.select([name for name in table.column_names if name != _IDS]).to_pylist()
+        return [_outcome(row | {_IDS: own}) for row, own in zip(rows, ids, strict=True)]
 
 
 def _refuse(constant: str) -> Any:
@@ -270,9 +273,12 @@ _COLUMNS = {
     "error": "string",
     "stratum": "string",
     "prompt": "string",
+    "prompt_token_ids": "list<int32>",
 }
 
-_ON_DEMAND = ("choice_chars", "completions", "reasoning", "reasonings", "stratum", "prompt")
+_IDS = "prompt_token_ids"
+
+_ON_DEMAND = ("choice_chars", "completions", "reasoning", "reasonings", "stratum", "prompt", _IDS)
 """Columns that are there only where some sample has a value."""
 
 
@@ -321,6 +327,18 @@ def _first_and_all(name: str, texts: Sequence[str] | None) -> dict[str, Any]:
 def _encodable(text: str) -> str:
     """Replace what UTF-8 cannot hold."""
     return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _token_ids(table: Any, path: Path) -> list[Any]:
+    """Ids of every row as arrays, which take a tenth of the room of Python's integers; None without."""
+    import pyarrow as pa
+
+    if _IDS not in table.column_names:
+        return [None] * len(table)
+    try:
+        return [ids.values.to_numpy() if ids.is_valid else None for ids in table[_IDS]]
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{path}: {_IDS} holds null; restore it or run again") from error
 
 
 def _outcome(row: Mapping[str, Any]) -> Outcome:

@@ -206,3 +206,5 @@ class Outcome:
     """Why the sample could not be scored; an error is never a wrong answer."""
     prompt: str | None = None
     """The prompt, kept only on request."""
+    prompt_token_ids: npt.NDArray[np.int32] | None = field(default=None, compare=False)
+    """Ids in front of the answer, as the model got them (see `Prompt.token_ids`); kept with the prompt."""

@@ -29,7 +29,12 @@ _FAMILIES = (
 
 
 def draw(runs: Sequence[Run], folder: Path) -> list[Path]:
-    """Write every figure as PNG and SVG; return their paths.
+    """Write every figure of the runs, as `write` does."""
+    return write(figures.drawings(runs), folder)
+
+
+def write(drawings: Iterator[figures.Drawing], folder: Path) -> list[Path]:
+    """Write figures as PNG and SVG; return their paths. They are drawn one by one, in our style.
 
     The SVG keeps its texts, so that whoever shows it needs the fonts. A PNG shows a box for a character that
     no installed font has.
@@ -41,14 +46,14 @@ def draw(runs: Sequence[Run], folder: Path) -> list[Path]:
         raise UsageError(f"--plots needs matplotlib: {INSTALL}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return list(_draw(runs, folder))
+        return list(_write(drawings, folder))
     except OSError as error:
         raise UsageError(f"--plots {folder}: {error.strerror}; name another folder") from error
 
 
-def _draw(runs: Sequence[Run], folder: Path) -> Iterator[Path]:
+def _write(drawings: Iterator[figures.Drawing], folder: Path) -> Iterator[Path]:
     with style():
-        for drawing in figures.drawings(runs):
+        for drawing in drawings:
             drawing.figure.suptitle(one_line(drawing.title), size="medium")
             for suffix, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
                 path = folder / f"{drawing.name}.{suffix}"

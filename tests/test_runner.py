@@ -142,6 +142,25 @@ class TestResults:
         mock_run(tmp_path, limit=1, log_prompts=True)
         rendered = cli("tasks", "render", "cmmlu", "--data", "sample").out
         assert samples(tmp_path)[0]["prompt"] == rendered
+        assert (
+            samples(tmp_path)[0]["prompt_token_ids"] == MockBackend().tokenizer.encode([rendered])[0].tolist()
+        )
+
+    def test_token_ids_are_those_left_of_a_prompt_that_was_cut(self, tmp_path: Path) -> None:
+        whole, cut = MockBackend(), MockBackend(max_length=60)
+        for name, backend in (("whole", whole), ("cut", cut)):
+            mock_run(tmp_path / name, "cmmlu@lm-eval", backend=backend, limit=1, log_prompts=True)
+        before, after = (samples(tmp_path / name)[0] for name in ("whole", "cut"))
+        assert (after["prompt_sha256"], after["truncated"]) == (before["prompt_sha256"], True)
+        assert 50 < len(after["prompt_token_ids"]) <= 60
+        assert before["prompt_token_ids"][-len(after["prompt_token_ids"]) :] == after["prompt_token_ids"]
+
+    def test_token_ids_of_a_generation_run_survive_a_rescore(self, tmp_path: Path) -> None:
+        mock_run(tmp_path, "cmmlu@oc-gen", limit=1, log_prompts=True)
+        before = samples(tmp_path)
+        rescore(RunStore(tmp_path))
+        assert all(row["prompt_token_ids"] for row in before)
+        assert samples(tmp_path) == before
 
 
 class TestCevalTest:

@@ -8,6 +8,8 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from helpers import journal
@@ -255,6 +257,22 @@ class TestSamples:
         RunStore(tmp_path).write_samples(kept)
         assert self.columns(tmp_path) == [*CONTRACT_COLUMNS, ("prompt", "string")]
         assert RunStore(tmp_path).read_samples() == kept
+
+    def test_have_token_ids_where_there_are_any(self, tmp_path: Path) -> None:
+        ids = [np.array([1, 2**31 - 1], np.int32), None, np.array([], np.int32)]
+        kept = [dataclasses.replace(o, prompt_token_ids=i) for o, i in zip(OUTCOMES, ids, strict=True)]
+        RunStore(tmp_path).write_samples(kept)
+        assert self.columns(tmp_path) == [*CONTRACT_COLUMNS, ("prompt_token_ids", "list<element: int32>")]
+        read = [o.prompt_token_ids for o in RunStore(tmp_path).read_samples()]
+        assert [i if i is None else i.tolist() for i in read] == [[1, 2**31 - 1], None, []]
+
+    def test_null_among_token_ids_is_a_data_error(self, tmp_path: Path) -> None:
+        RunStore(tmp_path).write_samples(OUTCOMES)
+        path = tmp_path / "samples.parquet"
+        ids = pa.array([[1, None], [], None], pa.list_(pa.int32()))
+        pq.write_table(pq.read_table(path).append_column("prompt_token_ids", ids), path)
+        with pytest.raises(DataError, match="prompt_token_ids holds null"):
+            RunStore(tmp_path).read_samples()
 
     def test_read_back_equal_what_was_written(self, tmp_path: Path) -> None:
         RunStore(tmp_path).write_samples(OUTCOMES)

@@ -101,7 +101,9 @@ def run(
     output: Path = typer.Option(None, help="Run directory (default: runs/<UTC time>-<model>-<6 hex>)."),
     resume: bool = typer.Option(False, "--resume", help="Continue an interrupted run in --output."),
     max_errors: str = MAX_ERRORS,
-    log_prompts: bool = typer.Option(False, "--log-prompts", help="Keep every prompt in samples.parquet."),
+    log_prompts: bool = typer.Option(
+        False, "--log-prompts", help="Keep every prompt and its token ids in samples.parquet."
+    ),
     quiet: bool = QUIET,
     as_json: bool = typer.Option(
         False, "--json", help="Print the result document to stdout, and nothing else there."

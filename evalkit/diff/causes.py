@@ -6,11 +6,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from evalkit.diff import tokens
 from evalkit.diff.ladder import Pairs, Step
 from evalkit.diff.sides import Side, TaskSide
 
 _LEFT = 12
 """Digits of a hash that are shown."""
+_SPECIAL = 4
+"""Ids in front, at most, that a tokenizer may have put there of its own accord."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +71,7 @@ def _sample(case: Case, key: Any) -> tuple[Any, Any]:
 
 
 def _prompts(case: Case) -> Iterator[Cause]:
-    yield from _request(case, "chat", "the chat template", "template")
-    if case.mine.how.get("chat_template") != case.theirs.how.get("chat_template"):
-        yield Cause("template", "the chat template is applied on one side only")
-    yield from _request(case, "system", "the system prompt", "template")
+    yield from _template(case)
     yield from _truncation(case)
     yield from _request(case, "seed", "the seed, which draws the examples", "seed")
     if _same_pieces(case):
@@ -82,6 +84,17 @@ def _prompts(case: Case) -> Iterator[Cause]:
         yield Cause("prompt", "template or examples; run both with --log-prompts and the difference is shown")
     else:
         yield Cause("prompt", "template or examples, as the text below shows")
+
+
+def _template(case: Case) -> Iterator[Cause]:
+    applied = [side.how.get("chat_template") for side in (case.mine, case.theirs)]
+    if applied[0] != applied[1] and None not in applied:
+        yield Cause("template", f"the chat template is applied in {'A' if applied[0] else 'B'} only")
+    texts = [(side.how.get("chat") or {}).get("template_sha256") for side in (case.mine, case.theirs)]
+    if all(applied) and texts[0] != texts[1]:
+        yield Cause("template", f"two chat templates: {_short(texts[0])} in A, {_short(texts[1])} in B")
+    yield from _request(case, "system", "the system prompt", "template")
+    yield from _request(case, "answer_prefix", "the beginning of the answer", "template")
 
 
 def _same_pieces(case: Case) -> bool:
@@ -98,14 +111,47 @@ def _logged(case: Case) -> bool:
     return key is not None and all(side.samples[key].prompt for side in (case.mine, case.theirs))
 
 
-def _token_ids(case: Case) -> Iterator[Cause]:
+def _token_ids(case: Case) -> list[Cause]:
+    """What the manifests say, put into the order of what the ids show and completed by it."""
+    found, seen = list(_encoding(case)), _seen_in_ids(case)
+    if seen is None:
+        return found
+    exact = seen.kind in ("bos", "truncation")
+    if not found or (exact and seen.kind not in [cause.kind for cause in found]):
+        found.append(seen)
+    return sorted(found, key=lambda cause: cause.kind != seen.kind)
+
+
+def _encoding(case: Case) -> Iterator[Cause]:
     mine, theirs = case.mine.how.get("bos"), case.theirs.how.get("bos")
     if mine != theirs:
         yield Cause("bos", f"BOS tokens in front of prompts: {mine} in A, {theirs} in B")
     yield from _detail(case, "tokenizer", "two tokenizers or revisions of one", "tokenizer")
     yield from _detail(case, "leading_ids", "other special tokens in front", "bos")
+    yield from _template(case)
     yield from _request(case, "seed", "the seed of sampling, which is part of every request", "seed")
     yield from _truncation(case)
+
+
+def _seen_in_ids(case: Case) -> Cause | None:
+    """What the ids in front of the answers tell; None where they were not kept."""
+    sides = (case.mine, case.theirs)
+    pairs = list(tokens.pairs(case.mine.samples, case.theirs.samples, case.pairs.both))
+    if not pairs:
+        return None
+    more = [tokens.surplus(a, b) for a, b in pairs if not np.array_equal(a, b)]
+    samples = f"in {len(more):,} of {len(pairs):,} samples"
+    if not more:
+        return Cause("request", "the ids in front of the answers are the same; options or settings differ")
+    if None in more:
+        return Cause("tokenizer", f"other ids for the same text {samples}")
+    cut = any(side.samples[key].truncated for side in sides for key in case.pairs.both)
+    if cut or len(set(more)) > 1:
+        return Cause("truncation", f"the ids of one side are the end of the other's {samples}")
+    side, front = more[0] or ("", ())
+    kind = "bos" if len(front) <= _SPECIAL else "template"
+    listed = " ".join(map(str, front[:_SPECIAL])) + (" …" if len(front) > _SPECIAL else "")
+    return Cause(kind, f"{side} has {len(front):,} more in front ({listed}) {samples}")
 
 
 def _truncation(case: Case) -> Iterator[Cause]:

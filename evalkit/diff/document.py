@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
+from evalkit.diff import tokens
 from evalkit.diff.causes import Case, causes
-from evalkit.diff.ladder import RUNGS, Pairs, Step, climb, first_difference, pair, scatter
+from evalkit.diff.ladder import RUNGS, Pairs, Step, climb, first_difference, pair
+from evalkit.diff.logprobs import options, spread
 from evalkit.diff.sides import Key, Side, TaskSide
 from evalkit.errors import UsageError
 from evalkit.stats.paired import paired_difference
@@ -32,22 +35,22 @@ def compare(a: Side, b: Side, examples: int = EXAMPLES) -> dict[str, Any]:
     Raises:
         UsageError: they have no benchmark in common.
     """
-    matched = list(_matched(a, b))
-    if not matched:
+    found = list(matched(a, b))
+    if not found:
         raise UsageError(
             f"nothing to compare: {a.name} has {', '.join(a.tasks)}; {b.name} has {', '.join(b.tasks)}"
         )
-    seen = {side.name for pair_ in matched for side in pair_}
+    seen = {side.name for pair_ in found for side in pair_}
     return {
         "a": {"name": a.name, "model": a.model.get("name")},
         "b": {"name": b.name, "model": b.model.get("name")},
-        "tasks": [_task(a, b, mine, theirs, examples) for mine, theirs in matched],
+        "tasks": [_task(a, b, mine, theirs, examples) for mine, theirs in found],
         "only_a": [name for name in a.tasks if name not in seen],
         "only_b": [name for name in b.tasks if name not in seen],
     }
 
 
-def _matched(a: Side, b: Side) -> Iterator[tuple[TaskSide, TaskSide]]:
+def matched(a: Side, b: Side) -> Iterator[tuple[TaskSide, TaskSide]]:
     """Tasks of the same resolved name, then those of one benchmark under two protocols."""
     left = dict(b.tasks)
     rest = []
@@ -68,7 +71,7 @@ def _task(a: Side, b: Side, mine: TaskSide, theirs: TaskSide, examples: int) -> 
     steps = climb(mine, theirs, pairs)
     first = first_difference(steps)
     case = Case(a, b, mine, theirs, pairs, first)
-    spread = scatter(mine, theirs, pairs)
+    scored = options(mine, theirs, pairs)
     return {
         "a": mine.name,
         "b": theirs.name,
@@ -81,7 +84,8 @@ def _task(a: Side, b: Side, mine: TaskSide, theirs: TaskSide, examples: int) -> 
         "first": first.rung if first else None,
         "causes": [asdict(cause) for cause in causes(case)],
         "effect": _effect(mine, theirs, pairs),
-        "logprobs": asdict(spread) if spread else None,
+        "logprobs": asdict(spread(scored)) if scored else None,
+        "token_ids": _token_ids(mine, theirs, pairs) if first and first.rung == "token_ids" else None,
         "examples": [_example(mine, theirs, key, first) for key in _chosen(steps, first)[:examples]],
     }
 
@@ -103,13 +107,20 @@ def _effect(mine: TaskSide, theirs: TaskSide, pairs: Pairs) -> dict[str, Any] | 
     }
 
 
+def _token_ids(mine: TaskSide, theirs: TaskSide, pairs: Pairs) -> dict[str, Any] | None:
+    """Where the ids of prompts part; None where a side did not keep them."""
+    found = tokens.positions(list(tokens.pairs(mine.samples, theirs.samples, pairs.both)))
+    return asdict(found) if found else None
+
+
 def _chosen(steps: Sequence[Step], first: Step | None) -> list[Key]:
     """Samples worth showing: those that changed sides, else those of the first difference."""
     if first is None:
         return []
     flipped = next(step.keys for step in steps if step.rung == RUNGS[-1])
     on_first = set(first.keys)
-    return [key for key in flipped if key in on_first or not on_first] + list(first.keys)
+    shown = [key for key in flipped if key in on_first or not on_first]
+    return list(dict.fromkeys([*shown, *first.keys]))
 
 
 def _example(mine: TaskSide, theirs: TaskSide, key: Key, first: Step | None) -> dict[str, Any]:
@@ -120,6 +131,9 @@ def _example(mine: TaskSide, theirs: TaskSide, key: Key, first: Step | None) -> 
             a.prompt.splitlines(), b.prompt.splitlines(), "A", "B", n=_CONTEXT, lineterm=""
         )
         shown["prompt_diff"] = "\n".join(lines)
+    if first and first.rung == "token_ids" and tokens.differ(a, b):
+        ((ids_a, ids_b),) = tokens.pairs(mine.samples, theirs.samples, [key])
+        shown["token_diff"] = asdict(tokens.token_diff(ids_a, ids_b))
     return shown
 
 
@@ -128,7 +142,7 @@ def _answer(outcome: Outcome) -> dict[str, Any]:
         "prediction": outcome.prediction,
         "target": outcome.target,
         "correct": outcome.correct,
-        "logprobs": outcome.choice_logprobs,
+        "logprobs": [x if math.isfinite(x) else None for x in outcome.choice_logprobs or ()] or None,
         "completion": outcome.completions[0] if outcome.completions else None,
         "error": outcome.error,
     }

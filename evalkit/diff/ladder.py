@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from evalkit.diff import tokens
 from evalkit.diff.sides import Key, TaskSide
 from evalkit.types import Outcome
 
-RUNGS = ("data", "prompts", "token_ids", "responses", "outcomes")
 Rung = Literal["data", "prompts", "token_ids", "responses", "outcomes"]
+RUNGS: tuple[Rung, ...] = ("data", "prompts", "token_ids", "responses", "outcomes")
 
 Status = Literal["equal", "differs", "unknown"]
 
@@ -57,11 +57,9 @@ def first_difference(steps: Sequence[Step]) -> Step | None:
     return next((step for step in steps if step.status == "differs"), None)
 
 
-def _step(rung: str, a: TaskSide, b: TaskSide, pairs: Pairs) -> Step:
-    compared = _COMPARED.get(rung)
-    keys = tuple(_differing(a, b, pairs, compared)) if compared else ()
-    if rung == "data":
-        keys = tuple(key for key in pairs.both if a.samples[key].target != b.samples[key].target)
+def _step(rung: Rung, a: TaskSide, b: TaskSide, pairs: Pairs) -> Step:
+    differ = _DIFFER[rung]
+    keys = tuple(key for key in pairs.both if differ(a.samples[key], b.samples[key]))
     mine, theirs = a.hashes.get(rung), b.hashes.get(rung)
     if mine and theirs and not (pairs.only_a or pairs.only_b):
         status: Status = "equal" if mine == theirs else "differs"
@@ -70,45 +68,18 @@ def _step(rung: str, a: TaskSide, b: TaskSide, pairs: Pairs) -> Step:
     else:
         # Equal samples say nothing of what samples do not hold.
         status = "unknown" if rung in ("data", "token_ids") else "equal"
-    return Step(rung, status, keys, len(pairs.both))  # type: ignore[arg-type]
+    return Step(rung, status, keys, len(pairs.both))
 
 
-def _differing(
-    a: TaskSide, b: TaskSide, pairs: Pairs, compared: Callable[[Outcome], object]
-) -> Iterator[Key]:
-    for key in pairs.both:
-        if compared(a.samples[key]) != compared(b.samples[key]):
-            yield key
+def _by(what: Callable[[Outcome], object]) -> Callable[[Outcome, Outcome], bool]:
+    return lambda a, b: what(a) != what(b)
 
 
-_COMPARED: dict[str, Callable[[Outcome], object]] = {
-    "prompts": lambda o: o.prompt_sha256,
-    "responses": lambda o: (o.choice_logprobs, o.completions, o.error),
-    "outcomes": lambda o: (o.prediction, o.correct),
+_DIFFER: dict[Rung, Callable[[Outcome, Outcome], bool]] = {
+    "data": _by(lambda o: o.target),
+    "prompts": _by(lambda o: o.prompt_sha256),
+    "token_ids": tokens.differ,
+    "responses": _by(lambda o: (o.choice_logprobs, o.completions, o.error)),
+    "outcomes": _by(lambda o: (o.prediction, o.correct)),
 }
-"""What of a sample belongs to a rung."""
-
-
-@dataclass(frozen=True, slots=True)
-class Scatter:
-    """How far the log-probabilities of the same options lie apart, in nats."""
-
-    n: int
-    """Options compared."""
-    median: float
-    largest: float
-    key: Key
-    """Sample of the largest difference."""
-
-
-def scatter(a: TaskSide, b: TaskSide, pairs: Pairs) -> Scatter | None:
-    """Compare the log-probabilities of samples that have as many options on both sides; None without any."""
-    gaps: list[tuple[float, Key]] = []
-    for key in pairs.both:
-        mine, theirs = a.samples[key].choice_logprobs, b.samples[key].choice_logprobs
-        if mine and theirs and len(mine) == len(theirs):
-            gaps += [(abs(x - y), key) for x, y in zip(mine, theirs, strict=True)]
-    if not gaps:
-        return None
-    largest, key = max(gaps)
-    return Scatter(len(gaps), statistics.median(gap for gap, _ in gaps), largest, key)
+"""Whether a sample differs on a rung, by what it holds of that."""

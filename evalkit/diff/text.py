@@ -20,6 +20,10 @@ _LONGEST = 200
 """Characters of a completion that are shown."""
 
 
+_MARKS = {"equal": "{}", "delete": "[-{}-]", "insert": "{{+{}+}}"}
+"""As wdiff and `git diff --word-diff` write what only the first or the second has."""
+
+
 def render(document: Json) -> str:
     """The comparison in lines; whatever models wrote appears as text."""
     return "\n".join(_lines(document)) + "\n"
@@ -48,16 +52,25 @@ def _task(task: Json) -> Iterator[str]:
         here = "  <- first difference" if rung == task["first"] else ""
         yield f"  {_NAMES[rung]:<10} {found['status']:<8}{count}{here}"
     yield from (f"  cause: {one_line(cause['sentence'])}" for cause in task["causes"])
+    if task["token_ids"] and task["token_ids"]["differing"]:
+        yield _positions(task["token_ids"])
     if task["logprobs"]:
         found = task["logprobs"]
         yield (
-            f"  log-probabilities of {found['n']:,} options differ by {found['median']:.2g} nat (median), "
-            f"by {found['largest']:.2g} at most ({one_line('/'.join(found['key']))})"
+            f"  log-probabilities of {found['n']:,} options differ by (nat): median {found['median']:.2g}, "
+            f"99 % {found['p99']:.2g}, most {found['largest']:.2g} ({one_line('/'.join(found['key']))})"
         )
     if task["effect"]:
         yield _effect(task["effect"])
     for example in task["examples"]:
         yield from _example(example)
+
+
+def _positions(found: Json) -> str:
+    where = f"position {found['earliest']:,}"
+    if found["median"] != found["earliest"]:
+        where += f" at the earliest, {found['median']:,} in the median"
+    return f"  token ids part at {where}"
 
 
 def _effect(effect: Json) -> str:
@@ -74,6 +87,21 @@ def _example(example: Json) -> Iterator[str]:
         yield f"    {side.upper()}: {_answer(example[side])}"
     for line in visible(example.get("prompt_diff", "")).splitlines():
         yield f"    {line}"
+    if "token_diff" in example:
+        yield f"    {_tokens(example['token_diff'])}"
+
+
+def _tokens(diff: Json) -> str:
+    """The ids around the first changes."""
+    shown = " ".join(_MARKS[part["op"]].format(_ids(part)) for part in diff["parts"])
+    if diff["more"] and not shown.endswith("…"):
+        shown += " …"
+    return f"{diff['a']:,} and {diff['b']:,} token ids, from {diff['position']:,} on: {shown}"
+
+
+def _ids(part: Json) -> str:
+    listed = " ".join("…" if one is None else str(one) for one in part["ids"])
+    return f"{listed} ({part['n']:,})" if part["op"] != "equal" and None in part["ids"] else listed
 
 
 def _answer(answer: Json) -> str:
@@ -81,7 +109,8 @@ def _answer(answer: Json) -> str:
         return f"failed: {one_line(answer['error'])}"
     said = f"{answer['prediction']}, target {answer['target']}"
     if answer["logprobs"]:
-        said += f" ({', '.join(f'{value:.3f}' for value in answer['logprobs'])})"
+        values = ("not finite" if value is None else f"{value:.3f}" for value in answer["logprobs"])
+        said += f" ({', '.join(values)})"
     if answer["completion"] is not None:
         said += f": {answer['completion'][:_LONGEST]}"
     return one_line(said)

@@ -130,7 +130,8 @@ def _of_run(run: Run) -> Iterator[tuple[list[Json], _Found]]:
     """Rows of one subset, at most a chunk of them at a time."""
     if run.samples is None:
         return
-    rows: list[Json] = run.samples.to_pylist()
+    shown = [name for name in run.samples.column_names if name != "prompt_token_ids"]
+    rows: list[Json] = run.samples.select(shown).to_pylist()
     for task, of_task in groupby(rows, key=lambda row: row["task"]):
         its = list(of_task)
         found = _Found(_labels(its), leaked.leads(run, task))

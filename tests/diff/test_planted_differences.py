@@ -12,16 +12,13 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from _planted import SUBJECTS, mock, parted, run_model, tiny_folder
 from helpers import cli, mock_run, write_cmmlu
 from tokenizers import processors
 
 from evalkit.backends.mock import MockBackend
-from evalkit.diff.document import compare
-from evalkit.diff.sides import read_run
 from evalkit.tasks import _multiple_choice as mc
 from evalkit.types import Failure
-
-SUBJECTS = {"agronomy": 8, "anatomy": 6}
 
 
 @pytest.fixture
@@ -29,39 +26,9 @@ def data(tmp_path: Path) -> Path:
     return write_cmmlu(tmp_path / "data", SUBJECTS)
 
 
-def mock(output: Path, data: Path, tasks: str = "cmmlu", **options: Any) -> None:
-    mock_run(output, tasks, data=data, subsets=tuple(SUBJECTS), **options)
-
-
 def edit(file: Path, change: Callable[[list[str]], list[str]]) -> None:
     lines = file.read_text("utf-8").splitlines()
     file.write_text("\n".join(change(lines)) + "\n", "utf-8")
-
-
-def parted(a: Path, b: Path) -> tuple[str | None, list[str], dict[str, Any]]:
-    """Rung, kinds of causes, and everything said of the one task."""
-    document = compare(read_run(a), read_run(b))
-    json.dumps(document, allow_nan=False)
-    (task,) = document["tasks"]
-    return task["first"], [cause["kind"] for cause in task["causes"]], task
-
-
-def run_model(folder: Path, data: Path, output: Path, *options: str) -> Path:
-    done = cli(
-        *("run", "--model", folder, "--tasks", "cmmlu", "--data", data, "--output", output, "--quiet"),
-        *("--subsets", ",".join(SUBJECTS), "--dtype", "float32", "--log-prompts", *options),
-    )
-    assert done.code == 0, done.err
-    return output
-
-
-def tiny_folder(folder: Path, seed: int = 0, change: Callable[[Any], None] = lambda tokenizer: None) -> Path:
-    torch.manual_seed(seed)
-    tokenizer = tiny.tokenizer().tokenizer
-    change(tokenizer)
-    tiny.model("llama-grouped").save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
 
 
 class Perturbed(MockBackend):
@@ -163,9 +130,16 @@ def test_a_bos_on_one_side(data: Path, tmp_path: Path) -> None:
 
     a = run_model(tiny_folder(tmp_path / "one"), data, tmp_path / "a")
     b = run_model(tiny_folder(tmp_path / "two", change=without), data, tmp_path / "b")
-    first, causes, _ = parted(a, b)
+    first, causes, task = parted(a, b)
     assert first == "token_ids"
     assert causes[0] == "bos"
+    assert task["token_ids"] == {"differing": 14, "compared": 14, "earliest": 0, "median": 0}
+    diff = task["examples"][0]["token_diff"]
+    assert (diff["a"] - diff["b"], diff["position"], diff["more"]) == (1, 0, False)
+    assert [(part["op"], part["n"]) for part in diff["parts"]] == [("delete", 1), ("equal", diff["b"])]
+    shown = cli("diff", a, b).out
+    assert "token ids  differs   14 of 14 samples  <- first difference" in shown
+    assert f"{diff['a']} and {diff['b']} token ids, from 0 on: [-0-] " in shown
 
 
 def test_another_revision_of_the_tokenizer(data: Path, tmp_path: Path) -> None:
@@ -176,8 +150,10 @@ def test_another_revision_of_the_tokenizer(data: Path, tmp_path: Path) -> None:
 
     a = run_model(tiny_folder(tmp_path / "one"), data, tmp_path / "a")
     b = run_model(tiny_folder(tmp_path / "two", change=without_a_merge), data, tmp_path / "b")
-    first, causes, _ = parted(a, b)
+    first, causes, task = parted(a, b)
     assert (first, causes) == ("token_ids", ["tokenizer"])
+    assert task["token_ids"]["differing"] == 14
+    assert {"delete", "insert"} <= {part["op"] for part in task["examples"][0]["token_diff"]["parts"]}
 
 
 def test_other_weights(data: Path, tmp_path: Path) -> None:
