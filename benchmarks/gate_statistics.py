@@ -160,7 +160,7 @@ def macro_f1_size(n: int, differ: float, pairs: int, rng: np.random.Generator) -
                 found.append(macro_f1_of(other, gold) - macro_f1_of(one, gold))
             return np.array(found)
 
-        alarms += randomisation_p(gain, places.size, 199) <= ALPHA
+        alarms += randomisation_p(gain, np.ones(places.size, np.int64), 199) <= ALPHA
         drawn = bootstrap_difference(
             lambda rows, a=a, b=b, gold=gold: (
                 macro_f1_of(b[rows], gold[rows]) - macro_f1_of(a[rows], gold[rows])
@@ -196,6 +196,7 @@ def margins(pairs: int, rng: np.random.Generator) -> list[list[str]]:
     """Claims that a candidate is not worse by a margin, made of one that is worse by exactly the margin."""
     rows = []
     for n, differ, margin in (
+        (20, 0.01, 0.01), (100, 0.01, 0.01), (300, 0.01, 0.01),
         (300, 0.02, 0.01), (300, 0.2, 0.03), (1000, 0.02, 0.01), (1000, 0.1, 0.02), (14_042, 0.05, 0.01),
     ):  # fmt: skip
         counts = rng.multinomial(n, [(differ + margin) / 2, (differ - margin) / 2, 1 - differ], pairs)

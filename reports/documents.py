@@ -79,7 +79,7 @@ class Task(_Part):
     protocol: str
     split: str
     shots: Count
-    average: str
+    average: Literal["macro", "micro", "category"]
     metrics: Estimates
     groups: dict[str, Estimates]
     subsets: dict[str, Estimates]
@@ -87,6 +87,7 @@ class Task(_Part):
     counters: Counters
     strata: dict[str, dict[str, Estimates]] = {}
     truncated_share: dict[str, Number] = {}
+    categories: dict[str, list[str]] = {}
     score_range: Range | None = None
     submission: str | None = None
     samples_total: Count = 0
@@ -105,6 +106,8 @@ class Verdict(_Part):
 
     short: str
     sentence: str
+    kind: str = ""
+    also: list[str] = []
 
 
 class Difference(_Part):
@@ -198,12 +201,14 @@ class Data(_Part):
     source: str | None = None
     official: bool | None = None
     variant: str | None = None
+    chat_template: bool | None = None
 
 
 class Hashes(_Part):
     """Of what was done for a task."""
 
     data: str | None = None
+    prompts: str | None = None
 
 
 class Prepared(_Part):
@@ -232,9 +237,17 @@ class Gate(_Part):
     max_difference: Number | None = None
 
 
+class Request(_Part):
+    """What was asked of the run."""
+
+    system: str | None = None
+    answer_prefix: str | None = None
+
+
 class Manifest(_Part):
     """`manifest.json`."""
 
+    request: Request = Request()
     finished_at: str | None = None
     tasks: dict[str, Prepared] = {}
     model: Loaded = Loaded()

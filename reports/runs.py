@@ -127,10 +127,16 @@ def open_runs(paths: Sequence[Path]) -> list[Run]:
     times = Counter(map(os.path.realpath, paths))
     if twice := [path for path in paths if times[os.path.realpath(path)] > 1]:
         raise UsageError(f"'{twice[0]}' is named twice; name every run once")
-    return [_open(path) for path in paths]
+    return [open_run(path) for path in paths]
 
 
-def _open(path: Path) -> Run:
+def open_run(path: Path) -> Run:
+    """Read a run.
+
+    Raises:
+        UsageError: the path is no run directory, or its run was interrupted.
+        DataError: a document is damaged.
+    """
     try:
         if not stat.S_ISDIR(path.stat().st_mode):
             raise UsageError(f"'{path}' is a file; {_REMEDY}")

@@ -41,7 +41,7 @@ def save(run: Path, path: Path, previous: Path | None = None) -> int:
     columns = {name: [value for task in tasks for value in task.columns[name]] for name in COLUMNS}
     if previous is not None:
         found = _with_changes(found, read_any(previous))
-    about = json.dumps(_about(found), ensure_ascii=False, allow_nan=False).encode()
+    about = json.dumps(_about(found), allow_nan=False).encode()
     metadata = {_ABOUT: about, _SHA256: _digest(about, columns)}
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -78,6 +78,7 @@ def _about(found: Outcomes) -> dict[str, Any]:
             "tasks": {name: task.entry for name, task in found.tasks.items()},
         },
         "hashes": {name: task.hashes for name, task in found.tasks.items()},
+        "asked": {name: task.asked for name, task in found.tasks.items()},
         "previous": found.previous,
         "changes": found.changes,
     }
@@ -109,8 +110,8 @@ def read(path: Path) -> Outcomes:
         about = json.loads(metadata[_ABOUT])
         if about["schema_version"] != SCHEMA_VERSION:
             raise ValueError(f"of version {about['schema_version']}, this evalkit reads {SCHEMA_VERSION}")
-        found = outcomes(str(path), about["results"], about["hashes"], columns)
-        return replace(found, previous=about.get("previous", {}), changes=about.get("changes", {}))
+        found = outcomes(str(path), about["results"], about["hashes"], about["asked"], columns)
+        return replace(found, previous=about["previous"], changes=about["changes"])
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: not a readable baseline ({error}); save it again from its run") from error
 

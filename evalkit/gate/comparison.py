@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evalkit.errors import UsageError
-from evalkit.gate.outcomes import Json
+from evalkit.gate.outcomes import Json, TaskOutcomes
 from evalkit.gate.pairing import Pair
-from evalkit.metrics.classification import class_numbers, macro_f1_of
+from evalkit.metrics.classification import class_numbers, macro_f1, macro_f1_of_counts
 from evalkit.stats.intervals import Floats
 from evalkit.stats.paired import (
+    REPEATS,
     Difference,
-    bootstrap_difference,
+    bootstrap_counts,
     mcnemar,
     paired_difference,
     randomisation_p,
@@ -28,6 +29,8 @@ CORPUS_METRICS = ("macro_f1",)
 """Metrics of all predictions together, which no score of a single sample gives."""
 
 _REPRODUCED = 1e-9
+
+Counts = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -106,19 +109,18 @@ def compare(pair: Pair, metric: str, rows: NDArray[np.intp], *, lower_is_better:
         UsageError: the metric cannot be compared, and why.
     """
     sign = -1.0 if lower_is_better else 1.0
+    for task in (pair.baseline, pair.candidate):
+        _check_reproduced(task, metric)
     if metric in CORPUS_METRICS:
-        return _compare_corpora(pair, rows, sign)
-    _check_reproduced(pair, metric)
+        return _compare_corpora(pair, metric, rows, sign)
     a, b = (scores[rows] for scores in pair.scores(metric))
-    subsets = pair.baseline.columns["subset"]
-    weights = weigh(pair.baseline.entry, [subsets[row] for row in pair.rows[0][rows]])
+    weights = weigh_samples(pair.baseline, metric, pair.rows[0][rows])
     changes = sign * (b - a)
-    total = float(weights.sum())
     return Comparison(
-        baseline=float(weights @ a) / total,
-        candidate=float(weights @ b) / total,
+        baseline=float(np.average(a, weights=weights)),
+        candidate=float(np.average(b, weights=weights)),
         difference=paired_difference(sign * b, sign * a, weights=weights),
-        effective_n=total**2 / float(weights @ weights),
+        effective_n=kish(weights),
         p_lower=p_lower(changes, weights),
         rows=rows,
         changes=changes,
@@ -126,8 +128,23 @@ def compare(pair: Pair, metric: str, rows: NDArray[np.intp], *, lower_is_better:
     )
 
 
+def weigh_samples(task: TaskOutcomes, metric: str, rows: NDArray[np.intp]) -> Floats:
+    """Weight of samples in a metric of a task, by row, shape (n,).
+
+    Macro-F1 is no weighted mean, but rests on a class of few samples as much as on one of many.
+
+    Raises:
+        UsageError: the run does not say which subsets make up a category.
+    """
+    if metric in CORPUS_METRICS:
+        targets = [task.columns["target"][row] for row in rows]
+        sizes = Counter(targets)
+        return np.array([1 / sizes[target] for target in targets], np.float64)
+    return weigh(task.entry, [task.columns["subset"][row] for row in rows])
+
+
 def weigh(entry: Json, subsets: Sequence[str]) -> Floats:
-    """Weight of every sample in the task's published average, shape (n,).
+    """Weight of every sample in the task's published average, by its subset, shape (n,).
 
     Raises:
         UsageError: the run does not say which subsets make up a category.
@@ -138,42 +155,78 @@ def weigh(entry: Json, subsets: Sequence[str]) -> Floats:
     elif entry["average"] == "macro":
         shares = {subset: 1 / size for subset, size in sizes.items()}
     else:
-        category = _categories(entry)
+        category = _categories(entry, sizes)
         members = Counter(category[subset] for subset in sizes)
         shares = {subset: 1 / size / members[category[subset]] for subset, size in sizes.items()}
     return np.array([shares[subset] for subset in subsets], np.float64)
 
 
-def _categories(entry: Json) -> dict[str, str]:
-    if "categories" not in entry:
+def kish(weights: Floats) -> float:
+    """Samples of equal weight that would say as much as samples of these weights, shape (n,).
+
+    Source: Kish, "Survey Sampling" (1965).
+    """
+    return float(weights.sum() ** 2 / (weights @ weights))
+
+
+def _categories(entry: Json, subsets: Collection[str]) -> dict[str, str]:
+    found = {subset: name for name, members in entry.get("categories", {}).items() for subset in members}
+    if any(subset not in found for subset in subsets):
         raise UsageError(
             f"{entry['task']}: its score is a mean over categories, and the run was made by an evalkit that "
             "did not put them down; score both runs again (evalkit rescore)"
         )
-    return {subset: name for name, members in entry["categories"].items() for subset in members}
+    return found
 
 
-def _check_reproduced(pair: Pair, metric: str) -> None:
-    """Both runs' published scores must be the weighted means that are compared."""
-    for task in (pair.baseline, pair.candidate):
-        scores = task.scores(metric)
-        scored = np.flatnonzero(~np.isnan(scores))
-        subsets = task.columns["subset"]
-        weights = weigh(task.entry, [subsets[row] for row in scored])
-        published = task.entry["metrics"][metric]["value"]
-        if abs(float(weights @ scores[scored] / weights.sum()) - published) > _REPRODUCED:
-            raise UsageError(
-                f"{task.source}: {task.name}: {metric} is not the {task.entry['average']} average of its "
-                "samples, so that it cannot be compared sample by sample; choose another metric in the policy"
-            )
+def _check_reproduced(task: TaskOutcomes, metric: str) -> None:
+    """A published score must be what its samples' scores give."""
+    published = task.entry["metrics"][metric]["value"]
+    if abs(_recomputed(task, metric) - published) > _REPRODUCED:
+        raise UsageError(
+            f"{task.source}: {task.name}: {metric} is not the {task.entry['average']} average of its "
+            "samples, so that it cannot be compared sample by sample; choose another metric in the policy"
+        )
+
+
+def _recomputed(task: TaskOutcomes, metric: str) -> float:
+    columns = task.columns
+    if metric in CORPUS_METRICS:
+        answers = zip(columns["prediction"], columns["target"], columns["error"], strict=True)
+        rows = [(said, target) for said, target, error in answers if target is not None and error is None]
+        return macro_f1(*map(list, zip(*rows, strict=True)))
+    scores = task.scores(metric)
+    scored = np.flatnonzero(~np.isnan(scores))
+    return float(np.average(scores[scored], weights=weigh_samples(task, metric, scored)))
 
 
 def p_lower(changes: Floats, weights: Floats) -> float:
     """One-sided p-value of the claim that samples became worse, by changes and weights of shape (n,)."""
     if are_right_or_wrong(changes, weights):
         return mcnemar(int((changes < 0).sum()), int((changes > 0).sum()))[0]
-    parts = (weights * changes)[changes != 0]
-    return randomisation_p(lambda swapped: parts.sum() - 2 * (swapped @ parts), parts.size)
+    parts, counts = _grouped((weights * changes)[changes != 0])
+    observed = float(parts @ counts)
+    p = randomisation_p(lambda swapped: observed - 2 * (swapped @ parts), counts)
+    difference = paired_difference(changes, np.zeros_like(changes), weights=weights)
+    return _beyond_draws(p, difference, int(counts.sum()))
+
+
+def _grouped(parts: Floats) -> tuple[Floats, Counts]:
+    """Different values and how often each occurs, where that is much shorter."""
+    values, counts = np.unique(parts, return_counts=True)
+    if values.size > parts.size // 8:
+        return parts, np.ones(parts.size, np.int64)
+    return values, counts
+
+
+def _beyond_draws(p: float, difference: Difference, changed: int) -> float:
+    """The p-value of a randomisation test, where no draw was as low by the law of the difference.
+
+    It is not taken below that of all `changed` samples having changed in one direction by luck.
+    """
+    if p > 1.5 / (REPEATS + 1):
+        return p
+    return min(p, max(0.5**changed, difference.p_below(0.0)))
 
 
 def are_right_or_wrong(changes: Floats, weights: Floats) -> bool:
@@ -181,34 +234,57 @@ def are_right_or_wrong(changes: Floats, weights: Floats) -> bool:
     return bool(np.all(weights == weights[0]) and np.isin(changes, (-1, 0, 1)).all())
 
 
-def _compare_corpora(pair: Pair, rows: NDArray[np.intp], sign: float) -> Comparison:
+def _compare_corpora(pair: Pair, metric: str, rows: NDArray[np.intp], sign: float) -> Comparison:
     """Macro-F1 of the predictions of both runs."""
     targets = pair.columns("target")[0]
-    a, b = ([column[row] for row in rows] for column in pair.columns("prediction"))
-    gold, first, second = class_numbers([str(targets[row]) for row in rows], a, b)
+    predictions = ([column[row] for row in rows] for column in pair.columns("prediction"))
+    gold, first, second = class_numbers([str(targets[row]) for row in rows], *predictions)
+    # Rows with the same answers are alike: a random draw need only say how many of each kind.
+    kinds, counts = np.unique(np.column_stack((gold, first, second)), axis=0, return_counts=True)
+    differ = kinds[:, 1] != kinds[:, 2]
 
-    def gain(one: NDArray[np.intp], other: NDArray[np.intp], truth: NDArray[np.intp]) -> float:
-        return sign * (macro_f1_of(other, truth) - macro_f1_of(one, truth))
+    def gains(drawn: Counts) -> Floats:
+        before, after = _macro_f1s(kinds, drawn, np.zeros_like(drawn))
+        return sign * (after - before)
 
-    differ = np.flatnonzero(first != second)
+    def swapped_gains(swapped: Counts) -> Floats:
+        exchanged = np.zeros((len(swapped), counts.size), np.int64)
+        exchanged[:, differ] = swapped
+        before, after = _macro_f1s(kinds, np.broadcast_to(counts, exchanged.shape), exchanged)
+        return sign * (after - before)
 
-    def swapped_gains(flips: NDArray[np.int8]) -> Floats:
-        return np.array([swapped_gain(differ[swapped.astype(np.bool_)]) for swapped in flips])
-
-    def swapped_gain(exchanged: NDArray[np.intp]) -> float:
-        one, other = first.copy(), second.copy()
-        one[exchanged], other[exchanged] = second[exchanged], first[exchanged]
-        return gain(one, other, gold)
-
+    before, after = (float(f1[0]) for f1 in _macro_f1s(kinds, counts[None], np.zeros_like(counts[None])))
+    difference = bootstrap_counts(gains, counts)
+    p = randomisation_p(swapped_gains, counts[differ])
     return Comparison(
-        baseline=macro_f1_of(first, gold),
-        candidate=macro_f1_of(second, gold),
-        difference=bootstrap_difference(
-            lambda drawn: gain(first[drawn], second[drawn], gold[drawn]), np.arange(rows.size)
-        ),
-        effective_n=rows.size,
-        p_lower=randomisation_p(swapped_gains, differ.size, 1_999),
+        baseline=before,
+        candidate=after,
+        difference=difference,
+        effective_n=kish(weigh_samples(pair.baseline, metric, pair.rows[0][rows])),
+        p_lower=_beyond_draws(p, difference, int(counts[differ].sum())),
         rows=rows,
         changes=sign * ((second == gold).astype(np.float64) - (first == gold)),
         is_mcnemar=False,
     )
+
+
+def _macro_f1s(kinds: NDArray[np.intp], drawn: Counts, exchanged: Counts) -> tuple[Floats, Floats]:
+    """Macro-F1 of two models on many draws of rows.
+
+    Args:
+        kinds: truth and the two predictions of each kind of row, shape (kinds, 3); -1 is no prediction.
+        drawn: rows of each kind, shape (m, kinds).
+        exchanged: of these, rows in which the models' predictions are exchanged.
+
+    Returns:
+        of the first and of the second model, shape (m,) each.
+    """
+    classes = np.arange(kinds.max() + 1)
+    gold, first, second = ((column[:, None] == classes).astype(np.float64) for column in kinds.T)
+    kept, in_gold = drawn - exchanged, drawn @ gold
+
+    def macro_f1(own: Floats, other: Floats) -> Floats:
+        hits = kept @ (own * gold) + exchanged @ (other * gold)
+        return macro_f1_of_counts(hits, in_gold, kept @ own + exchanged @ other)
+
+    return macro_f1(first, second), macro_f1(second, first)

@@ -126,7 +126,8 @@ def decide(demand: Demand, found: Comparison, p_adjusted: float) -> tuple[Judgem
 def _measured(demand: Demand, found: Comparison, p_adjusted: float) -> Measured:
     low, high = found.difference.ci95
     lost = demand.lost(is_mcnemar=found.is_mcnemar)
-    seen = smallest_difference(found.sd, found.effective_n, demand.level, lost, demand.power)
+    sd = max(found.sd, least_sd(demand.margin))
+    seen = smallest_difference(sd, found.effective_n, demand.level, lost, demand.power)
     return Measured(
         baseline=100 * found.baseline,
         candidate=100 * found.candidate,
@@ -144,8 +145,6 @@ def _measured(demand: Demand, found: Comparison, p_adjusted: float) -> Measured:
 
 def _support(demand: Demand, found: Comparison) -> tuple[bool, str, int | None]:
     """Whether enough speaks for a pass, in words, and how many samples would decide if not."""
-    if not found.changes.any() and found.difference.value == 0:
-        return True, f"all {found.rows.size:,} samples have the same score as before", None
     if demand.rule.test == "regression":
         return _could_see(demand, found)
     return _is_shown(demand, found)

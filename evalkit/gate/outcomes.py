@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from evalkit.errors import DataError, UsageError
-from evalkit.store import RunStore
+from evalkit.reports.runs import open_run
 
 if TYPE_CHECKING:
     from evalkit.stats.intervals import Floats
@@ -22,6 +21,9 @@ Json = Mapping[str, Any]
 
 Columns = Mapping[str, list[Any]]
 """Values by column, with None where a sample has none."""
+
+ASKED = ("system", "answer_prefix")
+"""Options of a run that are part of every prompt."""
 
 COLUMNS = {
     "task": "string",
@@ -34,6 +36,7 @@ COLUMNS = {
     "error": "string",
 }
 """What of `samples.parquet` is read."""
+_NEVER_NULL = ("task", "subset", "sample_id", "metrics")
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,8 @@ class TaskOutcomes:
     """Its entry in the result document."""
     hashes: Json
     """Its hash ladder."""
+    asked: Json
+    """How its prompts were put: `system`, `answer_prefix`, `chat_template`."""
     columns: Columns
     """The samples."""
 
@@ -110,7 +115,8 @@ class TaskOutcomes:
         # Few different ones, each read once.
         try:
             read = {text: json.loads(text).get(name) for text in set(texts)}
-        except (ValueError, TypeError, AttributeError) as error:
+            np.array(list(read.values()), np.float64)
+        except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
             raise DataError(
                 f"{self.source}: {self.name}: a sample's metrics are damaged ({error})"
             ) from error
@@ -142,36 +148,51 @@ def read_run(root: Path) -> Outcomes:
         UsageError: it is none, or not finished.
         DataError: a file is damaged.
     """
-    if not root.is_dir():
-        what = "is a file" if root.exists() else "does not exist"
-        raise UsageError(f"'{root}' {what}; name the directory of a run, as `evalkit run` printed it")
-    store = RunStore(root)
-    results, manifest = store.read_json("results.json"), store.read_json("manifest.json")
+    run = open_run(root)
     path = root / "samples.parquet"
-    if not path.is_file():
-        raise UsageError(f"'{root}' has no samples.parquet, without which samples cannot be compared")
-    try:
-        ladders = {name: task["hashes"] for name, task in manifest["tasks"].items()}
-        return outcomes(str(root), results, ladders, read_columns(path))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DataError(f"{root}: its documents are damaged ({error!r}); run again") from error
+    for file in (path, root / "manifest.json"):
+        if not file.is_file():
+            raise UsageError(f"'{root}' has no {file.name}, without which samples cannot be compared")
+    manifest = run.manifest or {}
+    prepared = manifest.get("tasks", {})
+    lacking = [name for name in run.tasks if not prepared.get(name, {}).get("hashes", {}).get("data")]
+    if lacking:
+        raise DataError(
+            f"{root}/manifest.json: has no data hash of {lacking[0]}; restore the file or run again"
+        )
+    asked = {
+        name: {key: manifest.get("request", {}).get(key) for key in ASKED}
+        | {"chat_template": prepared[name].get("data", {}).get("chat_template")}
+        for name in run.tasks
+    }
+    ladders = {name: prepared[name]["hashes"] for name in run.tasks}
+    return outcomes(str(root), run.results, ladders, asked, read_columns(path))
 
 
-def outcomes(name: str, results: Json, ladders: Json, columns: Columns) -> Outcomes:
+def outcomes(name: str, results: Json, ladders: Json, asked: Json, columns: Columns) -> Outcomes:
     """Put documents and samples together.
 
+    Args:
+        name: of the run or baseline, for messages.
+        results: the result document.
+        ladders: hashes by task.
+        asked: how each task's prompts were put.
+        columns: of the samples.
+
     Raises:
-        KeyError, TypeError, ValueError, AttributeError: something is missing from the documents.
+        DataError: the documents and the samples contradict each other.
     """
-    for task, entry in results["tasks"].items():
-        _check_entry(entry, ladders[task])
     rows: dict[str, list[int]] = {}
     for row, task in enumerate(columns["task"]):
         rows.setdefault(task, []).append(row)
     tasks = {
-        task: TaskOutcomes(name, task, entry, ladders[task], _rows_of(columns, rows.get(task, [])))
+        task: TaskOutcomes(
+            name, task, entry, ladders[task], asked[task], _rows_of(columns, rows.get(task, []))
+        )
         for task, entry in results["tasks"].items()
     }
+    for one in tasks.values():
+        _check_counted(one)
     return Outcomes(
         name=name,
         model=results["model"],
@@ -182,13 +203,28 @@ def outcomes(name: str, results: Json, ladders: Json, columns: Columns) -> Outco
     )
 
 
-def _check_entry(entry: Json, hashes: Json) -> None:
-    """Look up all that is read later, so that damage is noticed here."""
-    texts = (entry["task"], entry["average"], hashes["data"])
-    numbers = [estimate["value"] for estimate in entry["metrics"].values()]
-    numbers += [entry["counters"][name] for name in ("samples", "errors", "unparsed", "truncated")]
-    if not all(isinstance(text, str) for text in texts) or not all(map(math.isfinite, numbers)):
-        raise ValueError(f"{texts} or {numbers} are not what they should be")
+def _check_counted(task: TaskOutcomes) -> None:
+    """Limits are held against the counters, so these must be what the samples say."""
+    errors = task.columns["error"]
+    unscored = sum(
+        correct is None and target is not None and error is None
+        for correct, target, error in zip(
+            task.columns["correct"], task.columns["target"], errors, strict=True
+        )
+    )
+    counters = task.entry["counters"]
+    counted = {"samples": len(errors), "errors": sum(error is not None for error in errors)}
+    for key, found in counted.items():
+        if counters[key] != found:
+            raise DataError(
+                f"{task.source}: {task.name}: results.json counts {counters[key]:,} {key}, samples.parquet "
+                f"holds {found:,}; restore the files or score the run again (evalkit rescore)"
+            )
+    if unscored:
+        raise DataError(
+            f"{task.source}: {task.name}: {unscored:,} samples have neither score nor error; score the run "
+            "again (evalkit rescore)"
+        )
 
 
 def _rows_of(columns: Columns, rows: Sequence[int]) -> Columns:
@@ -211,6 +247,9 @@ def read_columns(path: Path) -> Columns:
         for name, kind in COLUMNS.items():
             if str(table[name].type) != kind:
                 raise ValueError(f"the column {name} is of type {table[name].type}, not {kind}")
+            if name in _NEVER_NULL and table[name].null_count:
+                raise ValueError(f"the column {name} holds null")
+        table.validate(full=True)  # text that is no UTF-8 shows here, not where it is used
         columns: Columns = table.to_pydict()
         return columns
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:

@@ -81,6 +81,7 @@ def _missing(baseline: Outcomes, candidate: Outcomes, names: Sequence[str]) -> s
 
 
 def _pair(baseline: TaskOutcomes, candidate: TaskOutcomes, *, subset: bool) -> Pair:
+    _check_asked_alike(baseline, candidate)
     same_data = baseline.hashes["data"] == candidate.hashes["data"]
     common = [key for key in baseline.row_of if key in candidate.row_of]
     complete = len(common) == len(baseline.row_of) == len(candidate.row_of)
@@ -95,6 +96,8 @@ def _pair(baseline: TaskOutcomes, candidate: TaskOutcomes, *, subset: bool) -> P
             f"{baseline.name}: {candidate.source} was run on other data than {baseline.source} (hashes "
             f"{candidate.hashes['data'][:12]} and {baseline.hashes['data'][:12]}); run both on the same files"
         )
+    if complete:
+        _check_prompts(baseline, candidate)
     rows = tuple(np.array([task.row_of[key] for key in common], np.intp) for task in (baseline, candidate))
     pair = Pair(baseline, candidate, (rows[0], rows[1]))
     targets = pair.columns("target")
@@ -104,3 +107,35 @@ def _pair(baseline: TaskOutcomes, candidate: TaskOutcomes, *, subset: bool) -> P
             "samples; run both on the same files"
         )
     return pair
+
+
+def _check_asked_alike(baseline: TaskOutcomes, candidate: TaskOutcomes) -> None:
+    """Refuse scores that are made in another way, or of another question."""
+    for kind, one, other in (
+        ("score", baseline.entry, candidate.entry),
+        ("prompts", baseline.asked, candidate.asked),
+    ):
+        for key in _SAME[kind]:
+            if one.get(key) != other.get(key):
+                raise UsageError(
+                    f"{baseline.name}: the {kind} of {candidate.source} and {baseline.source} are not made "
+                    f"alike: {key} is {other.get(key)!r} and {one.get(key)!r}; run both in the same way"
+                )
+
+
+_SAME = {
+    "score": ("task", "protocol", "split", "shots", "average", "categories"),
+    "prompts": ("chat_template", "system", "answer_prefix"),
+}
+
+
+def _check_prompts(baseline: TaskOutcomes, candidate: TaskOutcomes) -> None:
+    """Refuse other texts, except where they follow from the model: its template, or what fits into it."""
+    tasks = baseline, candidate
+    hashes = {task.hashes.get("prompts") for task in tasks}
+    of_model = any(task.asked["chat_template"] or task.entry["counters"]["truncated"] for task in tasks)
+    if len(hashes) > 1 and None not in hashes and not of_model:
+        raise UsageError(
+            f"{baseline.name}: {candidate.source} asked with other texts than {baseline.source} (another "
+            "version of the protocol, or other examples); evalkit diff shows where"
+        )

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evalkit.errors import UsageError
-from evalkit.gate.comparison import CORPUS_METRICS, weigh
+from evalkit.gate.comparison import CORPUS_METRICS, kish, weigh_samples
 from evalkit.gate.decision import Demand, aim_of, demand_of
 from evalkit.gate.outcomes import Outcomes, TaskOutcomes
 from evalkit.gate.policy import PolicyFile
@@ -165,6 +165,7 @@ class _Frame:
     """The samples of a task that have a score, in the order in which they are picked."""
 
     task: TaskOutcomes
+    metric: str
     rows: NDArray[np.intp]
     """Shape (n,)."""
     subsets: Sequence[str]
@@ -178,13 +179,13 @@ class _Frame:
         # A metric of all predictions together scores what has a score in any.
         scores = task.scores((task.headline or metric) if metric in CORPUS_METRICS else metric)
         rows = np.flatnonzero(~np.isnan(scores))
-        weights = weigh(task.entry, [subsets[row] for row in rows])
+        weights = weigh_samples(task, metric, rows)
         order = rows[_order([(subsets[row], ids[row]) for row in rows], weights)]
         variance = _LARGEST_VARIANCE
         if metric not in CORPUS_METRICS:
             mean = np.average(scores[rows], weights=weights)
             variance = float(np.average((scores[rows] - mean) ** 2, weights=weights))
-        return cls(task, order, [subsets[row] for row in order], variance)
+        return cls(task, metric, order, [subsets[row] for row in order], variance)
 
     @property
     def n(self) -> int:
@@ -198,8 +199,7 @@ class _Frame:
 
     def effective_n(self, n: int) -> float:
         """Samples of equal weight that say as much as the first `n` (Kish)."""
-        weights = weigh(self.task.entry, self.subsets[:n])
-        return float(weights.sum() ** 2 / (weights @ weights))
+        return kish(weigh_samples(self.task, self.metric, self.rows[:n]))
 
     def first(self, n: int) -> dict[str, tuple[str, ...]]:
         """Ids of the first `n`, by subset."""

@@ -31,6 +31,7 @@ Limit = Annotated[
 ]
 """So many samples, or so many per cent of them."""
 Correction = Literal["holm", "bh", "none"]
+Contamination = Literal["file leak", "source exposure", "inconclusive", "not examined"]
 Test = Literal["regression", "non-inferiority", "equivalence"]
 
 
@@ -64,7 +65,7 @@ class Rule(_Part):
     """Samples of the candidate that may have failed."""
     max_unparsed: Limit | None = None
     max_truncated: Limit | None = None
-    contamination: tuple[Literal["file leak", "source exposure", "inconclusive"], ...] = ()
+    contamination: tuple[Contamination, ...] = ()
     """Verdicts of `evalkit leakage` that fail."""
 
     @model_validator(mode="after")

@@ -12,6 +12,7 @@ from evalkit._version import __version__
 from evalkit.errors import UsageError
 from evalkit.gate.comparison import Comparison, compare, scored_in_both
 from evalkit.gate.decision import Judgement, Measured, decide, demand_of, p_of_failure
+from evalkit.gate.limits import Check, check_baseline, check_cost, check_task
 from evalkit.gate.outcomes import Json, Outcomes
 from evalkit.gate.pairing import Pair, pair_up
 from evalkit.gate.policy import Correction, Policy, PolicyFile, Rule
@@ -20,16 +21,6 @@ from evalkit.stats.multiple import benjamini_hochberg, holm
 SCHEMA_VERSION = 1
 MAX_FLIPS = 20
 """Changed samples that are shown of a task."""
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """A limit and what was found."""
-
-    name: str
-    found: str
-    limit: str
-    passed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +45,8 @@ class TaskVerdict:
     """Resolved name."""
     metric: str | None
     test: str
+    direction: str
+    """Which scores are better, `higher` or `lower`."""
     margin: float
     verdict: Judgement
     reason: str
@@ -127,6 +120,7 @@ def judge(baseline: Outcomes, candidate: Outcomes, policy: PolicyFile) -> Verdic
         UsageError: the runs cannot be compared, or have less than the policy demands.
         DataError: a score is no fraction.
     """
+    _check_rules(policy, baseline, candidate)
     pairs = pair_up(baseline, candidate, subset=policy.policy.subset)
     cases = [_case(pair, policy) for pair in pairs]
     return Verdict(
@@ -137,9 +131,21 @@ def judge(baseline: Outcomes, candidate: Outcomes, policy: PolicyFile) -> Verdic
         baseline=_about(baseline),
         candidate=_about(candidate),
         tasks=tuple(_verdicts(cases, candidate, policy.policy)),
-        checks=tuple(_cost_checks(policy.policy, candidate)),
+        checks=tuple(check_cost(policy.policy, candidate)),
         notes=tuple(_notes(baseline, candidate, pairs, policy)),
     )
+
+
+def _check_rules(policy: PolicyFile, baseline: Outcomes, candidate: Outcomes) -> None:
+    """Refuse a rule for a task that is not there: a slip of the pen would let the task go unjudged."""
+    for place, rule in enumerate(policy.policy.rules):
+        for named in (name for name in rule.tasks if not set(name) & set("*?[")):
+            for run in (baseline, candidate):
+                if not any(named in (name, task.entry["task"]) for name, task in run.tasks.items()):
+                    raise UsageError(
+                        f"{policy.where(place, 'tasks')}: {run.name} has no {named}, which this rule names; "
+                        f"it has {', '.join(run.tasks)} (a pattern such as {named}* may match nothing)"
+                    )
 
 
 def _about(run: Outcomes) -> Json:
@@ -154,13 +160,18 @@ class _Case:
     rule: Rule
     metric: str | None
     comparison: Comparison | None
+    why_not: str = ""
+    """Why nothing can be compared."""
 
 
 def _case(pair: Pair, policy: PolicyFile) -> _Case:
     place, rule = policy.rule(pair.baseline.name, pair.baseline.entry["task"])
-    if (rule.metric or pair.baseline.headline) is None:
-        return _Case(pair, rule, None, None)
+    check_baseline(pair.baseline, rule, policy.where(place, "max_errors"))
+    if pair.baseline.headline is None:
+        return _Case(pair, rule, None, None, "no sample has a score: the right answers are not public")
     metric = pair.baseline.metric(rule.metric, policy.where(place, "metric"))
+    if pair.candidate.headline is None:
+        return _Case(pair, rule, metric, None, "the candidate answered no sample")
     pair.candidate.metric(metric, policy.where(place, "metric"))
     rows = scored_in_both(pair, metric)
     if rows.size < rule.min_samples:
@@ -176,10 +187,11 @@ def _verdicts(cases: Sequence[_Case], candidate: Outcomes, policy: Policy) -> It
     p_values = [p_of_failure(case.rule, case.comparison) for case in cases if case.comparison]
     adjusted = iter(_adjust(p_values, policy.correction) if p_values else p_values)
     for case in cases:
-        checks = tuple(_checks(case, candidate))
+        examined = candidate.leakage.get(case.pair.candidate.name)
+        checks = tuple(check_task(case.rule, case.pair.candidate, case.metric, examined))
         if case.comparison is None:
             verdict: Judgement = "inconclusive"
-            reason, measured = "no sample has a score: the right answers are not public", None
+            reason, measured = case.why_not, None
         else:
             demand = demand_of(policy, case.rule, len(p_values))
             verdict, reason, measured = decide(demand, case.comparison, next(adjusted))
@@ -206,6 +218,7 @@ def _task_verdict(
         task=pair.baseline.name,
         metric=case.metric,
         test=case.rule.test,
+        direction=case.rule.direction,
         margin=case.rule.margin,
         verdict=verdict,
         reason=reason,
@@ -239,42 +252,6 @@ def _flips(pair: Pair, comparison: Comparison) -> Iterator[Flip]:
         yield Flip(subset, sample_id, change, targets[place], before[place], after[place])
 
 
-def _checks(case: _Case, candidate: Outcomes) -> Iterator[Check]:
-    """Limits of one task."""
-    rule, entry = case.rule, case.pair.candidate.entry
-    counters = entry["counters"]
-    for name, limit in (
-        ("errors", rule.max_errors),
-        ("unparsed", rule.max_unparsed),
-        ("truncated", rule.max_truncated),
-    ):
-        if limit is not None:
-            found, samples = counters[name], counters["samples"]
-            yield Check(name, f"{found:,} of {samples:,}", limit, found <= allowed(limit, samples))
-    if rule.floor is not None and case.metric is not None:
-        score = 100 * entry["metrics"][case.metric]["value"]
-        passed = score <= rule.floor if rule.direction == "lower" else score >= rule.floor
-        yield Check(case.metric, f"{score:.2f}", f"{rule.floor:g}", passed)
-    if rule.contamination:
-        examined = candidate.leakage.get(case.pair.candidate.name)
-        found = examined["verdict"]["kind"] if examined else "not examined"
-        yield Check(
-            "contamination", found, f"not {' or '.join(rule.contamination)}", found not in rule.contamination
-        )
-
-
-def allowed(limit: str, samples: int) -> float:
-    """Samples that a limit of N or P% allows."""
-    return float(limit[:-1]) * samples / 100 if limit.endswith("%") else float(limit)
-
-
-def _cost_checks(policy: Policy, candidate: Outcomes) -> Iterator[Check]:
-    for name, limit in policy.max_cost.items():
-        found = candidate.cost.get(name)
-        said = "unknown" if found is None else f"{found:,.15g}"
-        yield Check(name, said, f"{limit:,.15g}", found is not None and found <= limit)
-
-
 def _notes(
     baseline: Outcomes, candidate: Outcomes, pairs: Sequence[Pair], policy: PolicyFile
 ) -> Iterator[str]:
@@ -287,6 +264,8 @@ def _notes(
     for pair in pairs:
         if (part := pair.rows[0].size) < (whole := len(pair.baseline.row_of)):
             yield f"{pair.baseline.name}: {part:,} of the baseline's {whole:,} samples were run"
+    if candidate.run_id == baseline.run_id:
+        yield "the candidate is the very run that it is compared with"
     used = {policy.rule(pair.baseline.name, pair.baseline.entry["task"])[0] for pair in pairs}
     for place, rule in enumerate(policy.policy.rules):
         if place not in used:

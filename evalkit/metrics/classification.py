@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,6 +45,22 @@ def macro_f1_of(predicted: NDArray[np.intp], gold: NDArray[np.intp]) -> float:
         np.bincount(rows, minlength=1 + max(gold.max(), predicted.max()))
         for rows in (gold[gold == predicted], gold, predicted[predicted >= 0])
     )
-    occurs = in_gold + in_predicted > 0
-    # Harmonic mean of precision and recall.
-    return float(np.mean(2 * hits[occurs] / (in_gold + in_predicted)[occurs]))
+    return float(macro_f1_of_counts(hits, in_gold, in_predicted))
+
+
+def macro_f1_of_counts(
+    hits: NDArray[Any], in_gold: NDArray[Any], in_predicted: NDArray[Any]
+) -> NDArray[np.float64]:
+    """Return the same of the numbers of samples of each class, shape (..., classes) each.
+
+    Args:
+        hits: predicted as what they are.
+        in_gold: in truth.
+        in_predicted: by prediction.
+    """
+    import numpy as np
+
+    both = in_gold + in_predicted
+    # Harmonic mean of precision and recall; a class that does not occur is none.
+    f1 = 2 * hits / np.maximum(both, 1)
+    return np.asarray(f1.sum(axis=-1) / (both > 0).sum(axis=-1))

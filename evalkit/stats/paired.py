@@ -13,6 +13,8 @@ from scipy import special
 
 from evalkit.stats.intervals import LEVEL, ROUNDING, Floats, sandwich
 
+REPEATS = 9_999
+"""Random exchanges of a randomisation test."""
 _FLIPS_AT_ONCE = 2**21
 
 
@@ -151,27 +153,33 @@ def mcnemar(losses: int, gains: int) -> tuple[float, float]:
 
 
 def randomisation_p(
-    statistic: Callable[[NDArray[np.int8]], Floats], n: int, repeats: int = 9_999, seed: int = 0
+    statistic: Callable[[NDArray[np.int64]], Floats],
+    sizes: NDArray[np.int64],
+    repeats: int = REPEATS,
+    seed: int = 0,
 ) -> float:
     """One-sided p-value that a statistic of pairs is as low as it is by luck.
 
     Under no difference the two outcomes of a sample can be exchanged. The statistic is compared with its
     values when each pair is exchanged by coin flip; counting the observed value among them makes the test
-    exact (Phipson and Smyth, "Permutation P-values should never be zero", 2010).
+    exact (Phipson and Smyth, "Permutation P-values should never be zero", 2010). It is never below
+    1 / (repeats + 1).
 
     Args:
-        statistic: which pairs are exchanged, 0 or 1, shape (m, n), to the m statistics, for example
-            differences.
-        n: number of pairs.
+        statistic: how many pairs of each group are exchanged, shape (m, groups), to the m statistics, for
+            example differences.
+        sizes: pairs that are alike, so that it does not matter which of them are exchanged, shape (groups,).
         repeats: random exchanges.
         seed: of the coin flips.
     """
     generator = np.random.default_rng(seed)
-    observed = statistic(np.zeros((1, n), np.int8))[0]
-    at_once = max(1, _FLIPS_AT_ONCE // max(1, n))
+    observed = statistic(np.zeros((1, sizes.size), np.int64))[0]
+    at_once = max(1, _FLIPS_AT_ONCE // max(1, sizes.size))
     low = 0
     for done in range(0, repeats, at_once):
-        flips = generator.integers(0, 2, (min(at_once, repeats - done), n), np.int8)
+        shape = min(at_once, repeats - done), sizes.size
+        single = sizes.max(initial=1) == 1  # coin flips are faster than binomial draws
+        flips = generator.integers(0, 2, shape, np.int8) if single else generator.binomial(sizes, 0.5, shape)
         low += int((statistic(flips) <= observed + ROUNDING).sum())
     return (low + 1) / (repeats + 1)
 
@@ -200,6 +208,25 @@ def bootstrap_difference(
         for _ in range(repeats)
     ]
     return Difference(statistic(np.arange(order.size)), float(np.std(draws, ddof=1)), math.inf, order.size)
+
+
+def bootstrap_counts(
+    statistic: Callable[[NDArray[np.int64]], Floats],
+    counts: NDArray[np.int64],
+    repeats: int = 1000,
+    seed: int = 0,
+) -> Difference:
+    """The same for independent rows of which many are alike, by how often each kind is drawn.
+
+    Args:
+        statistic: rows of each kind, shape (m, kinds), to the m differences.
+        counts: rows of each kind that there are, shape (kinds,).
+        repeats: resamples drawn.
+        seed: of the resampling.
+    """
+    n = int(counts.sum())
+    draws = statistic(np.random.default_rng(seed).multinomial(n, counts / n, repeats))
+    return Difference(float(statistic(counts[None])[0]), float(np.std(draws, ddof=1)), math.inf, n)
 
 
 def _quantile(freedom: float, level: float) -> Floats:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,10 @@ class Made:
     data: str = "d" * 64
     counters: dict[str, int] = field(default_factory=dict)
     entry: dict[str, Any] = field(default_factory=dict)
+    asked: dict[str, Any] = field(default_factory=dict)
+    """How its prompts were put, and their hash."""
+    drop: Sequence[int] = ()
+    """Samples that lose their score after the result was written."""
     corpus: bool = False
     """Whether macro-F1 is a metric as well."""
 
@@ -57,6 +61,16 @@ class Made:
             for i, score in enumerate(self.scores)
         ]
 
+    def kept(self) -> list[Outcome]:
+        return [replace(o, correct=None) if i in self.drop else o for i, o in enumerate(self.outcomes())]
+
+    def prepared(self) -> dict[str, Any]:
+        """Its entry in the manifest."""
+        return {
+            "hashes": {"data": self.data, "prompts": self.asked.get("prompts", "a" * 64)},
+            "data": {"chat_template": self.asked.get("chat_template", False)},
+        }
+
     def result(self) -> dict[str, Any]:
         rows = [o for o in self.outcomes() if o.correct is not None]
         task, rest = self.name.split("@")
@@ -68,18 +82,26 @@ class Made:
             "shots": int(shots.removesuffix("shot")),
             "average": self.average,
             "metrics": {},
-            "counters": {"samples": len(self.scores), "unparsed": 0, "truncated": 0}
+            "groups": {},
+            "subsets": {},
+            "averages": {},
+            "counters": dict.fromkeys(("unparsed", "truncated", "ties", "non_finite", "close_calls"), 0)
+            | {"samples": len(self.scores)}
             | {"errors": sum(o.error is not None for o in self.outcomes())}
             | self.counters,
         } | self.entry
         if rows:
             weights = weigh(entry, [o.subset for o in rows])
             mean = float(weights @ np.array([o.correct for o in rows]) / weights.sum())
-            entry["metrics"] = {self.metric: {"value": mean}, "half": {"value": mean / 2}}
+            entry["metrics"] = {self.metric: estimate(mean), "half": estimate(mean / 2)}
             if self.corpus:
                 value = macro_f1([o.prediction for o in rows], [str(o.target) for o in rows])
-                entry["metrics"]["macro_f1"] = {"value": value}
+                entry["metrics"]["macro_f1"] = estimate(value)
         return entry
+
+
+def estimate(value: float) -> dict[str, Any]:
+    return {"value": value, "stderr": 0.0, "ci95": [value, value], "n": 1}
 
 
 def write_run(
@@ -88,20 +110,23 @@ def write_run(
     """A finished run of made-up outcomes."""
     store = RunStore(root)
     root.mkdir(parents=True, exist_ok=True)
-    store.write_samples([outcome for task in tasks for outcome in task.outcomes()])
+    store.write_samples([outcome for task in tasks for outcome in task.kept()])
     results = {
         "schema_version": 1,
         "run_id": root.name,
+        "evalkit_version": "0.1.0",
         "status": "complete",
         "model": {"name": model},
         "tasks": {task.name: task.result() for task in tasks},
-        "cost": {"wall_s": 12.5, "tokens_computed": 1000, "tokens_generated": 0, "peak_memory_bytes": 0}
+        "cost": {"wall_s": 12.5, "load_s": 1.0, "tokens_logical": 2000, "tokens_computed": 1000}
+        | {"tokens_generated": 0, "peak_memory_bytes": 0}
         | (cost or {}),
         **more,
     }
     store.write_json("results.json", results)
-    hashes = {task.name: {"hashes": {"data": task.data}} for task in tasks}
-    store.write_json("manifest.json", {"schema_version": 1, "tasks": hashes})
+    request = {key: tasks[0].asked.get(key) for key in ("system", "answer_prefix")}
+    prepared = {task.name: task.prepared() for task in tasks}
+    store.write_json("manifest.json", {"schema_version": 1, "request": request, "tasks": prepared})
     return root
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,14 +30,23 @@ def rule(**keys: object) -> str:
     return json.dumps({"rules": [keys]})
 
 
-@pytest.mark.parametrize("policy", ["default", "strict"])
-@pytest.mark.parametrize("n", [2, 40, 3000])
-def test_identical_runs_pass(tmp_path: Path, policy: str, n: int) -> None:
+@pytest.mark.parametrize(
+    ("policy", "n", "expected"),
+    [
+        *(("default", n, ("inconclusive", 0)) for n in (2, 40)),
+        *(("strict", n, ("inconclusive", 1)) for n in (2, 40)),
+        ("default", 200, ("pass", 0)),
+        ("strict", 400, ("pass", 0)),
+    ],
+)
+def test_identical_runs_pass_where_there_are_enough_samples_to_tell(
+    tmp_path: Path, policy: str, n: int, expected: tuple[str, int]
+) -> None:
     scores, _ = flipped(n, 0, 0)
     for name in "ab":
         write_run(tmp_path / name, Made(scores))
     found = judge(read_any(tmp_path / "a"), read_run(tmp_path / "b"), load(policy))
-    assert (found.verdict, found.exit_code) == ("pass", 0)
+    assert (found.verdict, found.exit_code) == expected
     assert found.tasks[0].measured.difference == 0
 
 
@@ -185,10 +195,12 @@ def test_failed_samples_are_named_and_stay_out(tmp_path: Path) -> None:
     before, after = flipped(1000, 0, 0)
     after[3] = after[5] = None
     before[7] = None
-    task = judged(tmp_path, Made(before), Made(after)).tasks[0]
+    task = judged(tmp_path, Made(before), Made(after), rule(max_errors=1)).tasks[0]
     assert (task.verdict, task.failed_baseline, task.failed_candidate, task.left_out) == ("fail", 1, 2, 3)
     assert task.failed_samples == ("all/3", "all/5", "all/7")
-    assert "errors 2 of 1,000, limit 0" in task.reason
+    assert "errors 2 of 1,000, limit 1" in task.reason
+    with pytest.raises(UsageError, match="itself failed on 1 of 1,000 samples"):
+        judged(tmp_path, Made(before), Made(after))
     assert judged(tmp_path, Made(before), Made(after), rule(max_errors="1%")).verdict == "pass"
 
 
@@ -205,16 +217,22 @@ def test_limits_of_a_task(tmp_path: Path, key: str, bad: object, good: object) -
 def test_what_a_run_may_cost_and_what_contamination_fails(tmp_path: Path) -> None:
     made = Made(flipped(1000, 0, 0)[0])
     a = write_run(tmp_path / "a", made)
-    verdict = {"tasks": {NAME: {"verdict": {"kind": "file leak"}}}}
-    b = write_run(tmp_path / "b", made, leakage=verdict)
 
-    def result(policy: str) -> str:
+    def result(policy: str, kind: str | None = None, *also: str) -> str:
+        verdict = {"short": "", "sentence": "", "kind": kind, "also": also}
+        examined = {"leakage": {"tasks": {NAME: {"verdict": verdict, "methods": {}}}}} if kind else {}
+        b = write_run(tmp_path / "b", made, **examined)
         return judge(read_any(a), read_run(b), parse(policy, "p.yaml")).verdict
 
     assert result("max_cost: {wall_s: 12}") == "fail"
     assert result("max_cost: {wall_s: 13}") == "pass"
-    assert result(rule(contamination=["file leak"])) == "fail"
-    assert result(rule(contamination=["source exposure"])) == "pass"
+    assert result(rule(contamination=["file leak"]), "file leak") == "fail"
+    assert result(rule(contamination=["source exposure"]), "file leak") == "pass"
+    assert result(rule(contamination=["source exposure"]), "file leak", "source exposure") == "fail"
+    assert result(rule(contamination=["file leak"])) == "pass"
+    assert result(rule(contamination=["file leak", "not examined"])) == "fail"
+    with pytest.raises(DataError, match="'File Leak' is no verdict"):
+        result(rule(contamination=["file leak"]), "File Leak")
 
 
 def test_many_tasks_are_corrected_for(tmp_path: Path) -> None:
@@ -229,7 +247,7 @@ def test_many_tasks_are_corrected_for(tmp_path: Path) -> None:
 
 def test_the_first_rule_that_matches_holds(tmp_path: Path) -> None:
     before, after = flipped(10_000, 200, 100)
-    text = "rules:\n- tasks: ['*:0shot']\n  margin: 1.5\n  detect: 3\n- tasks: [cmmlu]\n- tasks: [gsm8k]\n"
+    text = "rules:\n- tasks: ['*:0shot']\n  margin: 1.5\n  detect: 3\n- tasks: [cmmlu]\n- tasks: [gsm8k*]\n"
     found = judged(tmp_path, Made(before), Made(after), text)
     assert (found.verdict, found.tasks[0].margin) == ("pass", 1.5)
     assert [note.partition(" no task")[0] for note in found.notes] == [
@@ -296,6 +314,102 @@ def test_a_metric_that_is_not_there_is_refused_with_line_and_key(tmp_path: Path)
     scores = flipped(100, 0, 0)[0]
     with pytest.raises(UsageError, match=r"^p\.yaml:3: rules\[0\]\.metric: .* no f1 .* known: acc, half"):
         judged(tmp_path, Made(scores), Made(scores), "rules:\n- tasks: [cmmlu]\n  metric: f1\n")
+
+
+def test_a_rule_that_names_a_task_which_is_not_there_is_refused(tmp_path: Path) -> None:
+    made, more = Made(flipped(400, 0, 0)[0]), Made(flipped(400, 0, 0)[0], name="mmlu@official:test:0shot")
+    with pytest.raises(UsageError, match=r"p\.yaml:1: rules\[0\]\.tasks: .*a has no cmmluu"):
+        judged(tmp_path, made, made, rule(tasks=["cmmluu"], floor=90))
+    with pytest.raises(UsageError, match=r"b has no mmlu, which this rule names"):
+        judged(tmp_path, [made, more], made, json.dumps({"subset": True, "rules": [{"tasks": ["mmlu"]}]}))
+
+
+def test_a_candidate_that_answered_nothing_fails(tmp_path: Path) -> None:
+    found = judged(tmp_path, Made([1.0] * 50), Made([None] * 50))
+    assert (found.verdict, found.exit_code) == ("fail", 1)
+    assert "errors 50 of 50" in found.tasks[0].reason
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"system": "You are wrong."}, "system is 'You are wrong.' and None"),
+        ({"answer_prefix": "A"}, "answer_prefix is 'A' and None"),
+        ({"chat_template": True}, "chat_template is True and False"),
+        ({"prompts": "0" * 64}, "asked with other texts"),
+    ],
+)
+def test_other_prompts_are_refused(tmp_path: Path, change: dict[str, object], why: str) -> None:
+    made = Made(flipped(400, 0, 0)[0])
+    with pytest.raises(UsageError, match=why):
+        judged(tmp_path, made, replace(made, asked=change))
+
+
+def test_a_chat_template_and_a_cut_are_of_the_model(tmp_path: Path) -> None:
+    scores = flipped(400, 0, 0)[0]
+    for how in ({"asked": {"chat_template": True}}, {"counters": {"truncated": 3}}):
+        made = Made(scores, **how)
+        other = replace(made, asked={**made.asked, "prompts": "0" * 64})
+        assert judged(tmp_path, made, other).verdict == "pass"
+
+
+def test_counters_that_contradict_the_samples_are_bad_data(tmp_path: Path) -> None:
+    made = Made(flipped(400, 0, 0)[0])
+    for counters in ({"errors": 3}, {"samples": 10_000}):
+        with pytest.raises(DataError, match=r"results\.json counts"):
+            judged(tmp_path, made, replace(made, counters=counters))
+    with pytest.raises(DataError, match="neither score nor error"):
+        judged(tmp_path, made, Made([1.0] * 400, targets=["A"] * 400, drop=range(50)))
+
+
+def test_the_same_run_twice_is_said(tmp_path: Path) -> None:
+    a = write_run(tmp_path / "a", Made(flipped(400, 0, 0)[0]))
+    found = judge(read_any(a), read_run(a), parse("{}", "p.yaml"))
+    assert found.notes == ("the candidate is the very run that it is compared with",)
+
+
+def test_many_tasks_do_not_hide_a_collapse(tmp_path: Path) -> None:
+    """Random draws end at 1e-4, which a correction for many tasks would lift above the level."""
+    rng = np.random.default_rng(3)
+    before = rng.uniform(0.3, 0.8, 300)
+    names = [f"t{i}@p:test:0shot" for i in range(150)]
+    a = [Made(before.tolist(), name=name, metric="f1") for name in names]
+    b = [Made((before - 0.2).tolist(), name=names[0], metric="f1"), *a[1:]]
+    found = judged(tmp_path, a, b, "alpha: 0.01")
+    assert found.tasks[0].verdict == "fail"
+    assert found.tasks[0].measured.p < 1e-10
+
+
+@pytest.mark.parametrize(("rare", "expected"), [(4, "inconclusive"), (40, "pass")])
+def test_a_rare_class_counts_in_macro_f1_as_much_as_others(tmp_path: Path, rare: int, expected: str) -> None:
+    """A third of the score that rests on four samples proves nothing."""
+    targets = ["A"] * rare + ["B"] * 300 + ["C"] * 300
+    made = Made([1.0] * len(targets), targets=targets, predictions=targets, corpus=True)
+    found = judged(tmp_path, made, made, rule(metric="macro_f1", test="non-inferiority", margin=5))
+    assert found.verdict == expected
+
+
+def test_a_published_macro_f1_is_that_of_the_samples(tmp_path: Path) -> None:
+    targets = ["A", "B"] * 200
+    made = Made([1.0] * 400, targets=targets, predictions=targets, corpus=True)
+    a, b = write_run(tmp_path / "a", made), write_run(tmp_path / "b", made)
+    results = json.loads((b / "results.json").read_text("utf-8"))
+    results["tasks"][NAME]["metrics"]["macro_f1"]["value"] = 0.5
+    (b / "results.json").write_text(json.dumps(results), "utf-8")
+    with pytest.raises(UsageError, match="macro_f1 is not the"):
+        judge(read_any(a), read_run(b), parse(rule(metric="macro_f1"), "p.yaml"))
+
+
+def test_the_smallest_drop_holds_for_fractions_against_a_margin(tmp_path: Path) -> None:
+    """What is said to be seen is what the test sees: it takes no less spread than the margin needs."""
+    rng = np.random.default_rng(0)
+    before = rng.uniform(0.3, 0.9, 500)
+    after = np.clip(before + rng.normal(0, 0.05, 500), 0, 1)
+    found = judged(
+        tmp_path, *(Made(s.tolist(), metric="f1") for s in (before, after)), rule(margin=5, detect=9)
+    )
+    # (1.645 + 0.842) · sqrt(0.05 · 0.95 / 500), and half a sample.
+    assert found.tasks[0].measured.smallest_drop == pytest.approx(5 + 2.42 + 0.1, abs=0.05)
 
 
 def test_without_public_answers_nothing_is_passed(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def population(
     scores = (np.random.default_rng(seed).random(len(ids)) < 0.5).astype(float)
     columns = {"subset": subsets, "sample_id": ids, "correct": scores.tolist()}
     entry = {"task": "cmmlu", "average": average, "metrics": {"acc": {}}}
-    task = TaskOutcomes("b", NAME, entry, {}, columns)
+    task = TaskOutcomes("b", NAME, entry, {}, {}, columns)
     changes = {NAME: {"acc": changed**0.5}}
     return Outcomes("b", {}, "b", {}, {}, {NAME: task}, {"run_id": "older"}, changes), task
 

@@ -13,6 +13,7 @@ from statsmodels.stats.weightstats import ttost_paired
 
 from evalkit.stats.intervals import clustered_mean
 from evalkit.stats.paired import (
+    bootstrap_counts,
     bootstrap_difference,
     mcnemar,
     paired_difference,
@@ -79,16 +80,35 @@ def test_randomisation_of_right_and_wrong_is_mcnemar():
     a = np.array([1] * 12 + [0] * 3 + [1] * 20)
     b = np.array([0] * 12 + [1] * 3 + [1] * 20)
     d = b - a
-    found = randomisation_p(lambda swapped: np.where(swapped, -d, d).mean(1), d.size, 4_999)
+    ones = np.ones(d.size, np.int64)
+    found = randomisation_p(lambda swapped: np.where(swapped, -d, d).mean(1), ones, 4_999)
     assert found == pytest.approx(mcnemar(12, 3)[0], abs=0.01)
+
+
+def test_randomisation_of_pairs_that_are_alike_is_that_of_each():
+    values, counts = np.array([-1.0, 0.25]), np.array([12, 30])
+    grouped = randomisation_p(lambda swapped: (counts - 2 * swapped) @ values, counts, 20_000)
+    d = np.repeat(values, counts)
+    ones = np.ones(d.size, np.int64)
+    each = randomisation_p(lambda swapped: np.where(swapped, -d, d).sum(1), ones, 20_000)
+    assert grouped == pytest.approx(each, abs=0.01)
 
 
 def test_randomisation_is_exact_over_all_exchanges():
     d = np.array([0.5, -0.2, -0.9, -0.4, -0.3])
     every = [np.dot(signs, d) for signs in itertools.product((1, -1), repeat=5)]
     exact = np.mean(np.array(every) <= d.sum() + 1e-12)
-    found = randomisation_p(lambda swapped: np.where(swapped, -d, d).sum(1), 5, 4_999)
+    found = randomisation_p(lambda swapped: np.where(swapped, -d, d).sum(1), np.ones(5, np.int64), 4_999)
     assert found == pytest.approx(exact, abs=0.02)
+
+
+def test_bootstrap_of_counts_is_that_of_rows():
+    values, counts = np.array([-1.0, 0.0, 1.0]), np.array([40, 300, 25])
+    d = np.repeat(values, counts)
+    rows = bootstrap_difference(lambda rows: float(d[rows].mean()), np.arange(d.size), 2_000)
+    kinds = bootstrap_counts(lambda drawn: drawn @ values / d.size, counts, 2_000)
+    assert (kinds.value, kinds.n) == (pytest.approx(rows.value), rows.n)
+    assert kinds.stderr == pytest.approx(rows.stderr, rel=0.08)
 
 
 def test_bootstrap_of_a_mean_agrees_with_the_formula():
