@@ -8,7 +8,7 @@ from typing import get_args
 
 from evalkit.errors import DataError, UsageError
 from evalkit.gate.outcomes import Json, Outcomes, TaskOutcomes
-from evalkit.gate.policy import Contamination, Policy, Rule
+from evalkit.gate.policy import Contamination, Policy, PolicyFile, Rule
 
 _KINDS = {*get_args(Contamination), "no evidence"}
 """What `evalkit leakage` can conclude, or nobody asked."""
@@ -22,6 +22,22 @@ class Check:
     found: str
     limit: str
     passed: bool
+
+
+def check_rules(policy: PolicyFile, *runs: Outcomes) -> None:
+    """Refuse a rule for a task that is not there: a slip of the pen would let the task go unjudged.
+
+    Raises:
+        UsageError: one of the runs lacks a task that a rule names, with file, line and key.
+    """
+    for place, rule in enumerate(policy.policy.rules):
+        for named in (name for name in rule.tasks if not set(name) & set("*?[")):
+            for run in runs:
+                if not any(named in (name, task.entry["task"]) for name, task in run.tasks.items()):
+                    raise UsageError(
+                        f"{policy.where(place, 'tasks')}: {run.name} has no {named}, which this rule names; "
+                        f"it has {', '.join(run.tasks)} (a pattern such as {named}* may match nothing)"
+                    )
 
 
 def check_task(

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from evalkit.errors import UsageError
 from evalkit.gate.comparison import CORPUS_METRICS, kish, weigh_samples
 from evalkit.gate.decision import Demand, aim_of, demand_of
+from evalkit.gate.limits import check_rules
 from evalkit.gate.outcomes import Outcomes, TaskOutcomes
 from evalkit.gate.policy import PolicyFile
 from evalkit.reports.text import one_line
@@ -116,6 +117,7 @@ def plan(baseline: Outcomes, policy: PolicyFile, tasks: Collection[str] | None =
             f"{policy.at('subset')}: a plan picks a part of the baseline's samples, which this policy "
             "refuses to compare; write subset: true, or take the policy quick"
         )
+    check_rules(policy, baseline)
     unscored = [name for name, task in baseline.tasks.items() if task.headline is None]
     wanted = [name for name in baseline.tasks if name not in unscored] if tasks is None else list(tasks)
     for name in wanted:

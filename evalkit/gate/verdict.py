@@ -12,7 +12,7 @@ from evalkit._version import __version__
 from evalkit.errors import UsageError
 from evalkit.gate.comparison import Comparison, compare, scored_in_both
 from evalkit.gate.decision import Judgement, Measured, decide, demand_of, p_of_failure
-from evalkit.gate.limits import Check, check_baseline, check_cost, check_task
+from evalkit.gate.limits import Check, check_baseline, check_cost, check_rules, check_task
 from evalkit.gate.outcomes import Json, Outcomes
 from evalkit.gate.pairing import Pair, pair_up
 from evalkit.gate.policy import Correction, Policy, PolicyFile, Rule
@@ -120,7 +120,7 @@ def judge(baseline: Outcomes, candidate: Outcomes, policy: PolicyFile) -> Verdic
         UsageError: the runs cannot be compared, or have less than the policy demands.
         DataError: a score is no fraction.
     """
-    _check_rules(policy, baseline, candidate)
+    check_rules(policy, baseline, candidate)
     pairs = pair_up(baseline, candidate, subset=policy.policy.subset)
     cases = [_case(pair, policy) for pair in pairs]
     return Verdict(
@@ -134,18 +134,6 @@ def judge(baseline: Outcomes, candidate: Outcomes, policy: PolicyFile) -> Verdic
         checks=tuple(check_cost(policy.policy, candidate)),
         notes=tuple(_notes(baseline, candidate, pairs, policy)),
     )
-
-
-def _check_rules(policy: PolicyFile, baseline: Outcomes, candidate: Outcomes) -> None:
-    """Refuse a rule for a task that is not there: a slip of the pen would let the task go unjudged."""
-    for place, rule in enumerate(policy.policy.rules):
-        for named in (name for name in rule.tasks if not set(name) & set("*?[")):
-            for run in (baseline, candidate):
-                if not any(named in (name, task.entry["task"]) for name, task in run.tasks.items()):
-                    raise UsageError(
-                        f"{policy.where(place, 'tasks')}: {run.name} has no {named}, which this rule names; "
-                        f"it has {', '.join(run.tasks)} (a pattern such as {named}* may match nothing)"
-                    )
 
 
 def _about(run: Outcomes) -> Json:
