@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from evalkit.errors import UsageError
-from evalkit.gate.outcomes import Json, TaskOutcomes
+from evalkit.gate.outcomes import TaskOutcomes
 from evalkit.gate.pairing import Pair
 from evalkit.metrics.classification import class_numbers, macro_f1, macro_f1_of_counts
 from evalkit.stats.intervals import Floats
@@ -24,6 +23,7 @@ from evalkit.stats.paired import (
     randomisation_p,
 )
 from evalkit.stats.power import least_sd
+from evalkit.stats.weights import kish, weigh
 
 CORPUS_METRICS = ("macro_f1",)
 """Metrics of all predictions together, which no score of a single sample gives."""
@@ -141,42 +141,6 @@ def weigh_samples(task: TaskOutcomes, metric: str, rows: NDArray[np.intp]) -> Fl
         sizes = Counter(targets)
         return np.array([1 / sizes[target] for target in targets], np.float64)
     return weigh(task.entry, [task.columns["subset"][row] for row in rows])
-
-
-def weigh(entry: Json, subsets: Sequence[str]) -> Floats:
-    """Weight of every sample in the task's published average, by its subset, shape (n,).
-
-    Raises:
-        UsageError: the run does not say which subsets make up a category.
-    """
-    sizes = Counter(subsets)
-    if entry["average"] == "micro":
-        shares = dict.fromkeys(sizes, 1.0)
-    elif entry["average"] == "macro":
-        shares = {subset: 1 / size for subset, size in sizes.items()}
-    else:
-        category = _categories(entry, sizes)
-        members = Counter(category[subset] for subset in sizes)
-        shares = {subset: 1 / size / members[category[subset]] for subset, size in sizes.items()}
-    return np.array([shares[subset] for subset in subsets], np.float64)
-
-
-def kish(weights: Floats) -> float:
-    """Samples of equal weight that would say as much as samples of these weights, shape (n,).
-
-    Source: Kish, "Survey Sampling" (1965).
-    """
-    return float(weights.sum() ** 2 / (weights @ weights))
-
-
-def _categories(entry: Json, subsets: Collection[str]) -> dict[str, str]:
-    found = {subset: name for name, members in entry.get("categories", {}).items() for subset in members}
-    if any(subset not in found for subset in subsets):
-        raise UsageError(
-            f"{entry['task']}: its score is a mean over categories, and the run was made by an evalkit that "
-            "did not put them down; score both runs again (evalkit rescore)"
-        )
-    return found
 
 
 def _check_reproduced(task: TaskOutcomes, metric: str) -> None:

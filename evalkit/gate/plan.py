@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evalkit.errors import UsageError
-from evalkit.gate.comparison import CORPUS_METRICS, kish, weigh_samples
+from evalkit.gate.comparison import CORPUS_METRICS, weigh_samples
 from evalkit.gate.decision import Demand, aim_of, demand_of
 from evalkit.gate.limits import check_rules
 from evalkit.gate.outcomes import Outcomes, TaskOutcomes
@@ -23,6 +23,7 @@ from evalkit.gate.policy import PolicyFile
 from evalkit.reports.text import one_line
 from evalkit.stats.intervals import Floats
 from evalkit.stats.power import smallest_difference
+from evalkit.stats.weights import kish
 
 _LARGEST_VARIANCE = 0.25
 """Of scores in [0, 1]."""

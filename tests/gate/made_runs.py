@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from evalkit.gate.comparison import weigh
 from evalkit.metrics.classification import macro_f1
+from evalkit.stats.weights import weigh
 from evalkit.store import RunStore
 from evalkit.types import Outcome
 

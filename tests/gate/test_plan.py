@@ -16,10 +16,11 @@ from made_runs import NAME, Made, write_run
 
 from evalkit.errors import UsageError
 from evalkit.gate.baseline import read, save
-from evalkit.gate.comparison import p_lower, weigh
+from evalkit.gate.comparison import p_lower
 from evalkit.gate.outcomes import Outcomes, TaskOutcomes
 from evalkit.gate.plan import TaskPlan, plan
 from evalkit.gate.policy import PolicyFile, load, parse
+from evalkit.stats.weights import weigh
 
 SIZES = {"agronomy": 300, "anatomy": 120, "arts": 30}
 QUICK = "{subset: true, rules: [{detect: 4}]}"
