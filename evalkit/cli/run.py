@@ -136,6 +136,8 @@ def run(
     if plan is not None:
         if limit is not None or subsets:
             raise UsageError("--plan picks the samples; leave out --limit and --subsets")
+        if tasks is None and (split or shots is not None):
+            raise UsageError("--split and --shots are for --tasks; a plan runs what the baseline has")
         selection, tasks = _select(plan, baseline, tasks, shots=shots, split=split, quiet=quiet)
     elif baseline is not None:
         raise UsageError("--baseline is what a plan is made for; name a policy with --plan, or leave it out")
@@ -215,7 +217,9 @@ def _select(
     planned = plans.plan(compared, rules, named)
     unknown = sorted({name.partition("@")[0] for name in planned.samples} - set(task_names()))
     if tasks is None and unknown:
-        raise UsageError(f"{', '.join(unknown)}: no task that ships; name its file with --tasks")
+        raise UsageError(
+            f"{', '.join(unknown)}: none of evalkit's own tasks; name the file: --tasks FILE.yaml"
+        )
     if not quiet:
         for line in plans.describe(planned):
             typer.echo(line, err=True)

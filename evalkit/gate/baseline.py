@@ -12,7 +12,7 @@ from typing import Any
 from evalkit.errors import DataError, UsageError
 from evalkit.gate.comparison import compare, scored_in_both
 from evalkit.gate.outcomes import COLUMNS, Columns, Outcomes, outcomes, read_columns, read_run
-from evalkit.gate.pairing import Pair, pair_up
+from evalkit.gate.pairing import Pair, overlap
 from evalkit.gate.policy import PolicyFile
 from evalkit.store import SCHEMA_VERSION, digest
 
@@ -26,8 +26,8 @@ def save(run: Path, path: Path, previous: Path | None = None) -> int:
     Args:
         run: directory of the run.
         path: of the file.
-        previous: an earlier run or baseline of the same or a part of the samples; how far its scores lie from
-            this run's is what plans of runs go by.
+        previous: an earlier run or baseline with some of the same samples; how far its scores lie from this
+            run's is what plans of runs go by.
 
     Raises:
         UsageError: not a finished run with samples, or the file cannot be written.
@@ -55,17 +55,29 @@ def save(run: Path, path: Path, previous: Path | None = None) -> int:
 
 
 def _with_changes(found: Outcomes, previous: Outcomes) -> Outcomes:
-    changes = {pair.baseline.name: dict(_changes(pair)) for pair in pair_up(found, previous, subset=True)}
+    if previous.run_id == found.run_id:
+        raise UsageError(f"--previous {previous.name} is the run itself; name an earlier one")
+    pairs = [
+        overlap(task, previous.tasks[name]) for name, task in found.tasks.items() if name in previous.tasks
+    ]
+    changes = {pair.baseline.name: dict(_changes(pair)) for pair in pairs}
+    if not any(changes.values()):
+        raise UsageError(
+            f"--previous {previous.name} has no two scored samples of {', '.join(found.tasks)}; name a run "
+            "of the same tasks"
+        )
     return replace(found, previous={"run_id": previous.run_id, "model": previous.model}, changes=changes)
 
 
-def _changes(pair: Pair) -> Iterator[tuple[str, float]]:
-    """Standard deviation of a sample's difference, by the metrics that both runs have."""
+def _changes(pair: Pair) -> Iterator[tuple[str, dict[str, float]]]:
+    """How far scores lie apart, by the metrics that both runs have."""
     for metric in pair.baseline.entry["metrics"]:
         rows = scored_in_both(pair, metric)
         if metric in pair.candidate.entry["metrics"] and rows.size > 1:
             with suppress(UsageError):  # what cannot be compared is no gate's metric either
-                yield metric, compare(pair, metric, rows, lower_is_better=False).sd
+                found = compare(pair, metric, rows, lower_is_better=False)
+                changed = int((found.changes != 0).sum())
+                yield metric, {"sd": found.sd, "n": rows.size, "changed": changed}
 
 
 def _about(found: Outcomes) -> dict[str, Any]:

@@ -137,8 +137,9 @@ class Outcomes:
     tasks: Mapping[str, TaskOutcomes]
     previous: Json = field(default_factory=dict)
     """`run_id` and `model` of an earlier run that a baseline was saved with."""
-    changes: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    """Standard deviation of a sample's difference in score to that run, by task and metric."""
+    changes: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """How far scores lie from that run's, by task and metric: `sd` of a sample's difference, `n` samples in
+    both, of which `changed` have another score."""
 
 
 def read_run(root: Path) -> Outcomes:

@@ -81,23 +81,34 @@ def _missing(baseline: Outcomes, candidate: Outcomes, names: Sequence[str]) -> s
 
 
 def _pair(baseline: TaskOutcomes, candidate: TaskOutcomes, *, subset: bool) -> Pair:
-    _check_asked_alike(baseline, candidate)
-    same_data = baseline.hashes["data"] == candidate.hashes["data"]
-    common = [key for key in baseline.row_of if key in candidate.row_of]
-    complete = len(common) == len(baseline.row_of) == len(candidate.row_of)
-    if not complete and not (subset and len(common) == len(candidate.row_of)):
+    pair = overlap(baseline, candidate)
+    n = pair.rows[0].size
+    complete = n == len(baseline.row_of) == len(candidate.row_of)
+    if not complete and not (subset and n == len(candidate.row_of)):
         raise UsageError(
             f"{baseline.name}: {baseline.source} has {len(baseline.row_of):,} samples and {candidate.source} "
-            f"{len(candidate.row_of):,}, of which {len(common):,} are the same; run both on the same, or "
-            "allow a part of the baseline's in the policy (subset: true)"
+            f"{len(candidate.row_of):,}, of which {n:,} are the same; run both on the same, or allow a part "
+            "of the baseline's in the policy (subset: true)"
         )
-    if complete and not same_data:
+    if complete and baseline.hashes["data"] != candidate.hashes["data"]:
         raise UsageError(
             f"{baseline.name}: {candidate.source} was run on other data than {baseline.source} (hashes "
             f"{candidate.hashes['data'][:12]} and {baseline.hashes['data'][:12]}); run both on the same files"
         )
     if complete:
         _check_prompts(baseline, candidate)
+    return pair
+
+
+def overlap(baseline: TaskOutcomes, candidate: TaskOutcomes) -> Pair:
+    """The samples that two runs of a task have in common.
+
+    Raises:
+        UsageError: they were asked in another way, or have other right answers.
+        DataError: two samples share an id.
+    """
+    _check_asked_alike(baseline, candidate)
+    common = [key for key in baseline.row_of if key in candidate.row_of]
     rows = tuple(np.array([task.row_of[key] for key in common], np.intp) for task in (baseline, candidate))
     pair = Pair(baseline, candidate, (rows[0], rows[1]))
     targets = pair.columns("target")

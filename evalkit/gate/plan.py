@@ -2,45 +2,39 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from bisect import bisect_left
-from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from evalkit.errors import UsageError
-from evalkit.gate.comparison import CORPUS_METRICS, weigh_samples
-from evalkit.gate.decision import Demand, aim_of, demand_of
+from evalkit.gate.decision import Aim, Demand, aim_of, demand_of
 from evalkit.gate.limits import check_rules
 from evalkit.gate.outcomes import Outcomes, TaskOutcomes
+from evalkit.gate.picking import Frame
 from evalkit.gate.policy import PolicyFile
 from evalkit.reports.text import one_line
-from evalkit.stats.intervals import Floats
+from evalkit.stats.intervals import clopper_pearson
 from evalkit.stats.power import smallest_difference
-from evalkit.stats.weights import kish
 
-_LARGEST_VARIANCE = 0.25
-"""Of scores in [0, 1]."""
-_Z95 = 1.96
+_CAUTION = 0.8
+"""Level of the interval of the share of samples that change, of which the upper end is taken."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sight:
-    """What so many samples of a task tell; all but the power in points."""
+    """What so many samples of a task tell."""
 
     n: int
+    effective_n: float
+    """Samples of equal weight that say as much."""
     power: float
     """Chance of seeing what the policy wants seen."""
-    smallest_drop: float
-    """Smallest true drop that is seen with the power demanded."""
-    score_half_width: float
-    """Half the 95 % interval of the task's own score."""
+    smallest_seen: float
+    """In points, with the power demanded: smallest true drop that is seen, or smallest margin within which an
+    equal model is shown to be."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +44,7 @@ class TaskPlan:
     task: str
     """Resolved name."""
     metric: str
+    test: str
     samples: Mapping[str, tuple[str, ...]]
     """Ids by subset."""
     sd: float
@@ -58,11 +53,8 @@ class TaskPlan:
     """Where that is from, in words."""
     part: Sight
     whole: Sight
-
-    @property
-    def smallest_subset(self) -> int:
-        """Samples of the subset that has fewest."""
-        return min(map(len, self.samples.values()))
+    unscored: int
+    """Samples of the baseline without a score."""
 
 
 @dataclass(frozen=True)
@@ -101,8 +93,8 @@ def plan(baseline: Outcomes, policy: PolicyFile, tasks: Collection[str] | None =
     """Pick the fewest samples on which every task's test has the power that the policy demands.
 
     Every subset keeps the share that it has in the task's published average, as far as it has samples, and at
-    least one; which of its samples are picked is the same for every candidate and says nothing of them. More
-    power takes the same samples and more. Where the whole task has too little power, all of it is taken.
+    least one; which of its samples are picked is the same for every candidate. More power takes the same
+    samples and more. Where the whole task has too little power, all of it is taken.
 
     Args:
         baseline: what candidates are compared with.
@@ -140,144 +132,100 @@ def plan(baseline: Outcomes, policy: PolicyFile, tasks: Collection[str] | None =
 def _plan_task(baseline: Outcomes, task: TaskOutcomes, policy: PolicyFile, tasks: int) -> TaskPlan:
     place, rule = policy.rule(task.name, task.entry["task"])
     metric = task.metric(rule.metric, policy.where(place, "metric"))
-    demand = demand_of(policy.policy, rule, tasks)
-    frame = _Frame.of(task, metric)
+    frame = Frame.of(task, metric)
     sd, spread = _spread(baseline, task, metric, frame)
-    fewest = max(rule.min_samples, len(frame.sizes))
+    prospect = _Prospect(frame, demand_of(policy.policy, rule, tasks), sd)
+    fewest = max(rule.min_samples, len(set(frame.subsets)))
     if fewest > frame.n:
         raise UsageError(
             f"{policy.where(place, 'min_samples')}: {task.name} has {frame.n:,} samples with a {metric} in "
             f"{baseline.name}, {fewest:,} are demanded"
         )
-    part = bisect_left(
-        range(frame.n), True, lo=fewest, key=lambda n: _has_power(demand, sd, frame.effective_n(n))
-    )
+    part = bisect_left(range(frame.n), True, lo=fewest, key=prospect.suffices)
     return TaskPlan(
         task=task.name,
         metric=metric,
+        test=rule.test,
         samples=frame.first(part),
-        sd=sd,
+        sd=max(sd, prospect.aim.least_sd),
         spread=spread,
-        part=_sight(demand, sd, frame, part),
-        whole=_sight(demand, sd, frame, frame.n),
+        part=prospect.sight(part),
+        whole=prospect.sight(frame.n),
+        unscored=len(task.columns["task"]) - frame.n,
     )
 
 
 @dataclass(frozen=True)
-class _Frame:
-    """The samples of a task that have a score, in the order in which they are picked."""
+class _Prospect:
+    """What a test of a task will see, by the number of its samples."""
 
-    task: TaskOutcomes
-    metric: str
-    rows: NDArray[np.intp]
-    """Shape (n,)."""
-    subsets: Sequence[str]
-    variance: float
-    """Of single scores."""
-
-    @classmethod
-    def of(cls, task: TaskOutcomes, metric: str) -> _Frame:
-        """Take the samples that have a score in a metric."""
-        subsets, ids = task.columns["subset"], task.columns["sample_id"]
-        # A metric of all predictions together scores what has a score in any.
-        scores = task.scores((task.headline or metric) if metric in CORPUS_METRICS else metric)
-        rows = np.flatnonzero(~np.isnan(scores))
-        weights = weigh_samples(task, metric, rows)
-        order = rows[_order([(subsets[row], ids[row]) for row in rows], weights)]
-        variance = _LARGEST_VARIANCE
-        if metric not in CORPUS_METRICS:
-            mean = np.average(scores[rows], weights=weights)
-            variance = float(np.average((scores[rows] - mean) ** 2, weights=weights))
-        return cls(task, metric, order, [subsets[row] for row in order], variance)
+    frame: Frame
+    demand: Demand
+    sd: float
+    """Of the difference that a sample's score makes."""
 
     @property
-    def n(self) -> int:
-        """Samples."""
-        return len(self.subsets)
+    def aim(self) -> Aim:
+        """What it has to see."""
+        return aim_of(self.demand)
 
-    @cached_property
-    def sizes(self) -> Counter[str]:
-        """Samples of every subset."""
-        return Counter(self.subsets)
+    @property
+    def _lost(self) -> float:
+        """As much as steps cost the tests of any scores: a little more than some lose."""
+        return self.demand.lost(is_mcnemar=True)
 
-    def effective_n(self, n: int) -> float:
-        """Samples of equal weight that say as much as the first `n` (Kish)."""
-        return kish(weigh_samples(self.task, self.metric, self.rows[:n]))
+    def suffices(self, n: int) -> bool:
+        """Whether the first `n` samples see it with the power demanded."""
+        return self.aim.seen(self.sd, self.frame.effective_n(n), self._lost) >= self.aim.power
 
-    def first(self, n: int) -> dict[str, tuple[str, ...]]:
-        """Ids of the first `n`, by subset."""
-        found: dict[str, list[str]] = {}
-        for row, subset in zip(self.rows[:n], self.subsets, strict=False):
-            found.setdefault(subset, []).append(self.task.columns["sample_id"][row])
-        return {subset: tuple(ids) for subset, ids in found.items()}
-
-
-def _order(keys: Sequence[tuple[str, str]], weights: Floats) -> NDArray[np.intp]:
-    """Places of samples in an order every beginning of which holds the subsets by their weight, shape (n,).
-
-    One sample of each subset comes first; then subsets take turns as parties do in a proportional election
-    (Webster). Within a subset a hash decides.
-
-    Args:
-        keys: subset and id of each sample.
-        weights: of each in the published average, shape (n,).
-    """
-    hashes = [hashlib.sha256("\0".join(key).encode("utf-8", "surrogatepass")).digest() for key in keys]
-    weight_of: Counter[str] = Counter()
-    for (subset, _), weight in zip(keys, weights, strict=True):
-        weight_of[subset] += weight
-    seats: Counter[str] = Counter()
-    ranked = []
-    for at in sorted(range(len(keys)), key=hashes.__getitem__):
-        subset = keys[at][0]
-        ranked.append((seats[subset] > 0, -weight_of[subset] / (seats[subset] + 0.5), hashes[at], at))
-        seats[subset] += 1
-    return np.array([at for *_, at in sorted(ranked)], np.intp)
+    def sight(self, n: int) -> Sight:
+        """What the first `n` samples tell."""
+        aim, effective_n = self.aim, self.frame.effective_n(n)
+        sd = max(self.sd, aim.least_sd)
+        seen = smallest_difference(sd, effective_n, aim.level, self._lost, aim.power)
+        base = self.demand.margin if self.demand.rule.test == "regression" else 0.0
+        return Sight(n, effective_n, aim.seen(sd, effective_n, self._lost), 100 * (base + seen))
 
 
-def _spread(baseline: Outcomes, task: TaskOutcomes, metric: str, frame: _Frame) -> tuple[float, str]:
+def _spread(baseline: Outcomes, task: TaskOutcomes, metric: str, frame: Frame) -> tuple[float, str]:
     """Standard deviation of a sample's difference in score, and where it is from."""
-    measured = baseline.changes.get(task.name, {}).get(metric)
-    if measured is not None:
-        return measured, f"as much as it changed from {baseline.previous['run_id']}"
-    # A model that is as good on every sample but answers on its own has the variance of both.
-    return math.sqrt(2 * frame.variance), "as if it had nothing to do with the baseline"
+    change = baseline.changes.get(task.name, {}).get(metric)
+    if change is None:
+        # A model that is as good on every sample but answers on its own has the variance of both.
+        return math.sqrt(2 * frame.variance), "as if it had nothing to do with the baseline"
+    of = f"{change['n']:,} samples of {baseline.previous['run_id']}"
+    return _upper_sd(**change), f"as much as it did, at most, from {of}"
 
 
-def _has_power(demand: Demand, sd: float, effective_n: float) -> bool:
-    aim = aim_of(demand)
-    return aim.seen(sd, effective_n, demand.lost(is_mcnemar=True)) >= aim.power
-
-
-def _sight(demand: Demand, sd: float, frame: _Frame, n: int) -> Sight:
-    effective_n, lost = frame.effective_n(n), demand.lost(is_mcnemar=True)
-    drop = smallest_difference(sd, effective_n, demand.level, lost, demand.power)
-    return Sight(
-        n=n,
-        power=aim_of(demand).seen(sd, effective_n, lost),
-        smallest_drop=100 * (demand.margin + drop),
-        score_half_width=100 * _Z95 * math.sqrt(frame.variance / effective_n),
-    )
+def _upper_sd(sd: float, n: int, changed: int) -> float:
+    """A standard deviation of differences that is seldom exceeded: luck may have changed few samples."""
+    share = clopper_pearson(changed, n, _CAUTION)[1]
+    return sd * math.sqrt(share * n / changed) if changed else math.sqrt(share)
 
 
 def describe(planned: Plan) -> Iterator[str]:
     """The plan in lines: what is run, and what is given up by not running the rest."""
     yield f"plan of {one_line(planned.policy)} for {one_line(planned.baseline.name)}"
     for task in planned.tasks:
-        part, whole = task.part, task.whole
-        yield (
-            f"{one_line(task.task)}: {part.n:,} of {whole.n:,} samples, {task.smallest_subset:,} or more of "
-            f"each of {len(task.samples):,} subsets"
-        )
+        yield f"{one_line(task.task)}: {task.part.n:,} of {task.whole.n:,} samples{_of_subsets(task)}"
+        if task.unscored:
+            yield f"  {task.unscored:,} more have no score in the baseline and are left out"
         yield f"  a sample's score is taken to change {one_line(task.spread)} (sd {task.sd:.2f})"
+        sees = "sees a drop of" if task.test == "regression" else "shows that an equal model is within"
         yield (
-            f"  smallest drop seen with power {planned.power:g}: {part.smallest_drop:.2f} points "
-            f"(all samples: {whole.smallest_drop:.2f})"
+            f"  {sees} {_points(task.part)} with power {planned.power:g} (all samples: {_points(task.whole)})"
         )
-        yield (
-            f"  score known to ± {part.score_half_width:.1f} points "
-            f"(all samples: ± {whole.score_half_width:.1f})"
-        )
-        if part.power < planned.power:
-            yield f"  even all samples see what the policy wants seen with power {part.power:.2f} only"
+        times = math.sqrt(task.whole.effective_n / task.part.effective_n)
+        yield f"  the score itself is up to {times:.1f} times as uncertain as that of all samples"
+        if task.part.power < planned.power:
+            yield f"  even all samples see what the policy wants seen with power {task.part.power:.2f} only"
     yield from (f"{one_line(name)}: not run, {why}" for name, why in planned.left_out.items())
+
+
+def _of_subsets(task: TaskPlan) -> str:
+    fewest = min(map(len, task.samples.values()))
+    return f", {fewest:,} or more of each of {len(task.samples):,} subsets" if len(task.samples) > 1 else ""
+
+
+def _points(sight: Sight) -> str:
+    return f"{sight.smallest_seen:.2f} points" if sight.smallest_seen < 100 else "no size"

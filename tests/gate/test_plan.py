@@ -30,14 +30,19 @@ def population(
     sizes: list[int], average: str, changed: float, *, seed: int = 0
 ) -> tuple[Outcomes, TaskOutcomes]:
     """A baseline that is right half the time, and to which so large a share changed since."""
-    subsets = [f"s{i}" for i, size in enumerate(sizes) for _ in range(size)]
+    subsets = [f"s{i}-{seed}" for i, size in enumerate(sizes) for _ in range(size)]
     ids = [str(row) for size in sizes for row in range(size)]
     scores = (np.random.default_rng(seed).random(len(ids)) < 0.5).astype(float)
-    columns = {"subset": subsets, "sample_id": ids, "correct": scores.tolist()}
+    columns = {"task": subsets, "subset": subsets, "sample_id": ids, "correct": scores.tolist()}
     entry = {"task": "cmmlu", "average": average, "metrics": {"acc": {}}}
     task = TaskOutcomes("b", NAME, entry, {}, {}, columns)
-    changes = {NAME: {"acc": changed**0.5}}
+    changes = {NAME: {"acc": {"sd": changed**0.5, "n": 10**6, "changed": round(changed * 10**6)}}}
     return Outcomes("b", {}, "b", {}, {}, {NAME: task}, {"run_id": "older"}, changes), task
+
+
+def place(subset: str) -> int:
+    """Of its size."""
+    return int(subset.partition("-")[0][1:])
 
 
 def planned(baseline: Outcomes, policy: str | PolicyFile = QUICK) -> TaskPlan:
@@ -56,12 +61,12 @@ def test_the_parts_keep_the_shares_of_the_average(sizes: list[int], average: str
     picked = {subset: len(ids) for subset, ids in found.samples.items()}
     assert sum(picked.values()) == found.part.n <= sum(sizes)
     assert set(picked) == set(task.columns["subset"])
-    free = {subset: n for subset, n in picked.items() if 1 < n < sizes[int(subset[1:])]}
+    free = {subset: n for subset, n in picked.items() if 1 < n < sizes[place(subset)]}
     if average == "macro":
         assert not free or max(free.values()) - min(free.values()) <= 1
     else:
-        shares = [n / sizes[int(subset[1:])] for subset, n in free.items()]
-        assert not free or max(shares) - min(shares) <= 2 / min(sizes[int(s[1:])] for s in free)
+        shares = [n / sizes[place(subset)] for subset, n in free.items()]
+        assert not free or max(shares) - min(shares) <= 2 / min(sizes[place(s)] for s in free)
 
 
 @pytest.mark.parametrize("average", ["micro", "macro"])
@@ -72,7 +77,7 @@ def test_one_sample_less_would_be_too_few(average: str) -> None:
     assert 0.5 < found.part.power < 0.8
     found = planned(baseline)
     assert 0.8 <= found.part.power < 0.803
-    assert found.part.smallest_drop == pytest.approx(4, abs=0.05)
+    assert found.part.smallest_seen == pytest.approx(4, abs=0.05)
 
 
 @pytest.mark.parametrize(
@@ -110,6 +115,41 @@ def test_the_gate_tells_on_the_planned_part_as_often_as_promised() -> None:
     alarms, caught = (sum(fails(drop) for _ in range(n)) / n for drop in (0.0, 0.02))
     assert alarms <= 0.05 + 3 * (0.05 * 0.95 / n) ** 0.5
     assert caught >= 0.8 - 3 * (0.8 * 0.2 / n) ** 0.5
+
+
+def test_a_part_scores_as_the_whole_does() -> None:
+    """So that what a candidate loses on it is what it loses on all, wherever the baseline is right."""
+    gaps, spread = [], []
+    for seed in range(40):
+        baseline, task = population([60] * 30, "macro", 0.1, seed=seed)
+        found = planned(baseline)
+        right = np.array(task.columns["correct"])
+        rows = [task.row_of[subset, name] for subset, names in found.samples.items() for name in names]
+        gaps.append(right[rows].mean() - right.mean())
+        spread.append((0.25 / len(rows) * (1 - len(rows) / right.size)) ** 0.5)
+    assert np.std(gaps) < 0.5 * np.mean(spread)
+    assert abs(np.mean(gaps)) < 3 * np.std(gaps) / len(gaps) ** 0.5 + 1e-4
+
+
+def test_an_earlier_run_of_few_samples_is_trusted_little(tmp_path: Path) -> None:
+    scores = [1.0, 0.0] * 3000
+    run = write_run(tmp_path / "run", Made(scores))
+    found = {}
+    for n in (20, 6000):
+        earlier = write_run(tmp_path / f"earlier-{n}", Made(scores[:n]))
+        save(run, tmp_path / f"{n}.parquet", previous=earlier)
+        found[n] = planned(read(tmp_path / f"{n}.parquet"), load("quick"))
+    assert found[6000].part.n < 500
+    assert found[20].part.n > 1500
+    assert "at most, from 20 samples of earlier-20" in found[20].spread
+
+
+def test_an_earlier_run_must_be_another_of_the_same_tasks(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", Made([1.0, 0.0] * 50))
+    other = write_run(tmp_path / "other", Made([1.0, 0.0] * 50, name="mmlu@official:test:5shot"))
+    for previous, message in ((run, "is the run itself"), (other, "has no two scored samples of cmmlu@")):
+        with pytest.raises(UsageError, match=message):
+            save(run, tmp_path / "b.parquet", previous=previous)
 
 
 def test_without_an_earlier_run_the_worst_is_taken(tmp_path: Path) -> None:
@@ -176,7 +216,7 @@ def test_a_planned_run_asks_the_same_of_fewer_samples(tmp_path: Path, policy: Pa
     assert part.items() <= whole.items()
     assert set(Counter(subset for subset, _ in part)) == set(SIZES)
     assert f"{len(part):,} of {len(whole):,} samples" in done.err
-    assert "smallest drop seen with power 0.8" in done.err
+    assert "points with power 0.8" in done.err
     manifest = json.loads((tmp_path / "part/manifest.json").read_text("utf-8"))
     (task,) = manifest["request"]["selection"]["tasks"].values()
     assert task["part"]["n"] == len(part)
@@ -206,6 +246,7 @@ def test_tasks_without_answers_are_left_out(tmp_path: Path, data: Path) -> None:
         (("--limit", 3), "--plan picks the samples"),
         (("--subsets", "arts"), "--plan picks the samples"),
         (("--tasks", "mmlu"), "has no mmlu@"),
+        (("--split", "dev"), "--split and --shots are for --tasks"),
         (("--baseline", "nowhere.parquet"), "no such baseline"),
         (("--plan", "quik"), "quick"),
         (("--plan", "quick"), "no baseline: name"),
