@@ -118,7 +118,7 @@ def test_the_command_writes_all_of_them(tmp_path: Path, runs: tuple[Path, Path])
     arguments = ("gate", "--baseline", runs[0], "--candidate", runs[1], "--annotate")
     ran = cli(*arguments, "--junit", junit, "--summary", summary)
     assert (ran.code, ran.err) == (1, "")
-    assert "gate: FAIL (policy default.yaml)" in ran.out
+    assert "gate: FAIL (policy default)" in ran.out
     assert ran.out.count("\n::error title=") == 1
     assert ran.out.count("\n::notice title=") == outputs.MAX_ANNOTATIONS
     assert summary.read_text().startswith("before\n## ❌ evalkit gate: fail\n")
