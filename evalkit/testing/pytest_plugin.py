@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from evalkit.gate.verdict import Check, TaskVerdict, Verdict
 
 
+_OPTIONS = ("--evalkit-run", "--evalkit-baseline", "--evalkit-policy")
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the gate's options."""
     group = parser.getgroup("evalkit", "evalkit gate")
@@ -22,7 +25,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--evalkit-baseline", metavar="RUN|FILE", help="what it is compared with, else what the policy names"
     )
-    group.addoption("--evalkit-policy", metavar="FILE|NAME", default="default", help="what is demanded")
+    group.addoption("--evalkit-policy", metavar="FILE|NAME", help="what is demanded (default: default)")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -30,11 +33,11 @@ def pytest_collection_modifyitems(
     session: pytest.Session, config: pytest.Config, items: list[pytest.Item]
 ) -> None:
     """Add the items of the gate, before others select among all items."""
-    run, baseline = config.getoption("--evalkit-run"), config.getoption("--evalkit-baseline")
-    if run is None and baseline is None:
+    given = [name for name in _OPTIONS if config.getoption(name) is not None]
+    if not given:
         return
-    if run is None:
-        raise pytest.UsageError("--evalkit-baseline needs --evalkit-run, what is to be judged")
+    if "--evalkit-run" not in given:
+        raise pytest.UsageError(f"{given[0]} needs --evalkit-run, what is to be judged")
     gate: Gate = Gate.from_parent(session, name="evalkit-gate", nodeid="evalkit-gate")
     items.extend(gate.collect())
 
@@ -64,7 +67,7 @@ class Gate(pytest.Collector):
         from evalkit.gate.verdict import judge
 
         option = self.config.getoption
-        policy, baseline = load(option("--evalkit-policy")), option("--evalkit-baseline")
+        policy, baseline = load(option("--evalkit-policy") or "default"), option("--evalkit-baseline")
         outcomes = chosen(Path(baseline) if baseline else None, policy)
         return judge(outcomes, read_run(Path(option("--evalkit-run"))), policy)
 
@@ -84,6 +87,7 @@ class GateItem(pytest.Item):
             raise GateFailure("\n".join(self.case.details))
         if self.case.outcome == "skipped":
             pytest.skip(self.case.details[0])
+        self.add_report_section("call", "evalkit gate", "\n".join(self.case.details))
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """The reason without a traceback."""
@@ -93,7 +97,7 @@ class GateItem(pytest.Item):
 
     def reportinfo(self) -> tuple[Path, int | None, str]:
         """Where a report says the item stands."""
-        return Path(self.config.getoption("--evalkit-baseline")), None, f"evalkit gate: {self.name}"
+        return Path(self.config.getoption("--evalkit-run")), None, f"evalkit gate: {self.name}"
 
 
 class GateFailure(Exception):
