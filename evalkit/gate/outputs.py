@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Literal
 from xml.etree import ElementTree as ET
 
+from evalkit.gate.decision import Measured
 from evalkit.gate.outcomes import Json
-from evalkit.gate.verdict import Check, Flip, Measured, TaskVerdict, Verdict
+from evalkit.gate.verdict import Check, Flip, TaskVerdict, Verdict
 from evalkit.reports.text import escaped_json, markdown, one_line
 
 MAX_ANNOTATIONS = 10

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
@@ -13,6 +13,7 @@ from evalkit.errors import UsageError
 KeyPath = tuple[str | int, ...]
 """Keys and places that lead to an entry."""
 
+_STANDARD = "tag:yaml.org,2002:"
 _TAGS = {
     "map": "a mapping",
     "seq": "a list",
@@ -26,27 +27,15 @@ _TAGS = {
 """What is read, and what it must be."""
 
 
-def _kind(node: yaml.Node) -> str:
-    return str(node.tag).removeprefix("tag:yaml.org,2002:")
-
-
 class _Loader(yaml.SafeLoader):
     """YAML that is as large as its file: an alias can stand for any amount of it, and for itself."""
 
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        """Compose a node that is read."""
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Compose a node, or refuse an alias."""
         if self.check_event(yaml.AliasEvent):
-            raise _refused("aliases are not read; write it out", self.peek_event())
-        node = super().compose_node(parent, index)
-        if _kind(node) not in _TAGS:
-            raise _refused(f"the tag {node.tag} is not read", node)
-        if isinstance(node, yaml.ScalarNode) and re.search("[\ud800-\udfff]", node.value):
-            raise _refused("half a surrogate pair is no character", node)
-        return node
-
-
-def _refused(why: str, what: yaml.Node | yaml.Event) -> yaml.MarkedYAMLError:
-    return yaml.MarkedYAMLError(problem=why, problem_mark=what.start_mark)
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.MarkedYAMLError(problem="aliases are not read; write it out", problem_mark=mark)
+        return super().compose_node(parent, index)
 
 
 # YAML 1.1 reads 1e-3 as a text; for everyone else it is a number.
@@ -93,6 +82,8 @@ class _Reader:
 
     def content(self, node: yaml.Node, path: KeyPath = ()) -> Any:
         """A mapping, tuple or plain value."""
+        if node.tag.removeprefix(_STANDARD) not in _TAGS:
+            self._refuse(path, f"the tag {node.tag} is not read")
         if isinstance(node, yaml.MappingNode):
             return {
                 key: self._entry(value, (*path, key), line) for key, line, value in self._keys(node, path)
@@ -111,24 +102,33 @@ class _Reader:
     def _keys(self, node: yaml.MappingNode, path: KeyPath) -> Iterator[tuple[str, int, yaml.Node]]:
         for key, value in node.value:
             line = key.start_mark.line + 1
-            if not isinstance(key, yaml.ScalarNode):
+            if not isinstance(key, yaml.ScalarNode) or not _is_text(key.value):
                 raise UsageError(f"{self.name}:{line}: a key must be a text")
             if (*path, key.value) in self.lines:
                 raise UsageError(f"{self.name}:{line}: {key.value}: the key is given twice")
             yield key.value, line, value
 
-    def _scalar(self, node: yaml.ScalarNode, path: KeyPath) -> Any:
-        kind = _kind(node)
-        if _TAGS[kind] == "a text":
-            return node.value
+    def _scalar(self, node: yaml.Node, path: KeyPath) -> Any:
+        wanted = _TAGS[node.tag.removeprefix(_STANDARD)]
         try:
-            return yaml.constructor.SafeConstructor().construct_object(node, deep=True)  # type: ignore[no-untyped-call]
+            if wanted != "a text":
+                return yaml.constructor.SafeConstructor().construct_object(node, deep=True)
         except (ValueError, LookupError, yaml.YAMLError):
-            raise UsageError(f"{where(self.name, self.lines, path)}: must be {_TAGS[kind]}") from None
+            self._refuse(path, f"must be {wanted}")
+        if not _is_text(node.value):
+            self._refuse(path, "must be a text without halves of surrogate pairs")
+        return node.value
+
+    def _refuse(self, path: KeyPath, why: str) -> NoReturn:
+        raise UsageError(f"{where(self.name, self.lines, path)}: {why}") from None
+
+
+def _is_text(value: str) -> bool:
+    return not re.search("[\ud800-\udfff]", value)
 
 
 def where(name: str, lines: Mapping[KeyPath, int], path: KeyPath) -> str:
     """File, line and key; the line of what holds a key that is not written down, if something does."""
     known = next((path[:end] for end in range(len(path), 0, -1) if path[:end] in lines), ())
     key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
-    return f"{name}:{lines[known]}: {key}" if known else f"{name}: {key}"
+    return ": ".join(filter(None, (f"{name}:{lines[known]}" if known else name, key)))

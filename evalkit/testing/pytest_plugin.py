@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 
 _OPTIONS = ("--evalkit-run", "--evalkit-baseline", "--evalkit-policy")
+_NOTES = pytest.StashKey[tuple[str, ...]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -42,6 +43,12 @@ def pytest_collection_modifyitems(
     items.extend(gate.collect())
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say what no item says, such as that a rule holds for no task."""
+    for note in config.stash.get(_NOTES, ()):
+        terminalreporter.write_line(f"evalkit gate: note: {note}")
+
+
 class Gate(pytest.Collector):
     """One item per task, and per limit of the whole run."""
 
@@ -52,11 +59,13 @@ class Gate(pytest.Collector):
             pytest.UsageError: it cannot be compared.
         """
         from evalkit.errors import EvalkitError
+        from evalkit.gate.outputs import plain
 
         try:
             verdict = self._verdict()
         except EvalkitError as error:
-            raise pytest.UsageError(f"evalkit gate: {error}") from None
+            raise pytest.UsageError(plain(f"evalkit gate: {error}")) from None
+        self.config.stash[_NOTES] = tuple(map(plain, verdict.notes))
         for part in verdict.parts:
             yield GateItem.from_parent(self, verdict=verdict, part=part)
 

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from made_runs import NAME, Made, flipped, write_run
 
 from evalkit.gate import outputs
-from evalkit.gate.verdict import Check, Flip, Measured, TaskVerdict, Verdict
+from evalkit.gate.decision import Measured
+from evalkit.gate.verdict import Check, Flip, TaskVerdict, Verdict
 from evalkit.reports.text import markdown
 
 HOSTILE = st.text(max_size=12) | st.sampled_from(
