@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from evalkit.errors import DataError
 from evalkit.reports.text import one_line
+from evalkit.validation import first_problem
 
 _MOST = 1e15
 """Far above whatever is measured, and far below where arithmetic on it overflows."""
@@ -309,27 +310,8 @@ def _are_metrics(text: str | None) -> bool:
     )
 
 
-_PLAIN = {
-    "missing": "is missing",
-    "extra_forbidden": "is no key of it",
-    "model_type": "must be a mapping",
-    "dict_type": "must be a mapping",
-    "list_type": "must be a list",
-    "tuple_type": "must be a list",
-    "too_long": "has too many parts",
-    "string_type": "must be a text",
-    "int_type": "must be a whole number",
-    "float_type": "must be a number",
-    "bool_type": "must be true or false",
-}
-
-
 def problem(error: ValidationError) -> str:
     """The first thing that is wrong, with its place, in one line of plain words."""
-    first = error.errors()[0]
-    place = one_line(".".join(map(str, first["loc"])))
-    if first["type"] == "value_error":
-        what = str(first["ctx"]["error"])
-    else:
-        what = _PLAIN.get(first["type"]) or first["msg"].replace("Input should be", "must be", 1)
+    loc, what = first_problem(error)
+    place = one_line(".".join(map(str, loc)))
     return f"{place}: {what}" if place else what

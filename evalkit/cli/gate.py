@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-import json
+import os
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from evalkit.errors import UsageError
+from evalkit.errors import EvalkitError, UsageError
+
+if TYPE_CHECKING:
+    from evalkit.gate.verdict import Verdict
 
 BASELINE = typer.Option(
     None, help="Run directory, or a file of `evalkit baseline save` (default: what the policy names)."
@@ -43,25 +49,75 @@ def gate(
 
       evalkit gate --baseline main.baseline.parquet --candidate runs/new --junit gate.xml
     """
-    from evalkit.gate import baseline as baselines
     from evalkit.gate import outputs
+
+    places = _Places(junit, summary, as_json=as_json, annotate=annotate)
+    try:
+        places.prepare()
+        verdict = _judge(baseline, candidate, policy)
+        places.put(verdict)
+    except EvalkitError as error:
+        places.put_error(str(error))
+        raise type(error)(outputs.plain(str(error))) from error
+    raise typer.Exit(verdict.exit_code)
+
+
+def _judge(baseline: Path | None, candidate: Path, policy: str) -> Verdict:
+    from evalkit.gate import baseline as baselines
     from evalkit.gate.outcomes import read_run
     from evalkit.gate.policy import load
     from evalkit.gate.verdict import judge
 
     rules = load(policy)
-    verdict = judge(baselines.chosen(baseline, rules), read_run(candidate), rules)
-    if junit:
-        _write("--junit", junit, outputs.junit(verdict), "w")
-    if summary:
-        _write("--summary", summary, outputs.summary(verdict), "a")
-    if as_json:
-        typer.echo(json.dumps(verdict.to_json(), ensure_ascii=False, allow_nan=False, indent=1))
-    else:
-        typer.echo(outputs.text(verdict), nl=False)
-    if annotate:
-        typer.echo(outputs.github_annotations(verdict), nl=False, err=as_json)
-    raise typer.Exit(verdict.exit_code)
+    return judge(baselines.chosen(baseline, rules), read_run(candidate), rules)
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Where a verdict goes, or why there is none."""
+
+    junit: Path | None
+    summary: Path | None
+    as_json: bool
+    annotate: bool
+
+    def prepare(self) -> None:
+        """Make sure that all files can be written, and that a gate that crashes leaves no earlier verdict."""
+        from evalkit.gate import outputs
+
+        self._put_junit(outputs.junit_of_error("the gate came to no end"))
+        self._put_summary("")
+
+    def put(self, verdict: Verdict) -> None:
+        from evalkit.gate import outputs
+
+        _say(outputs.as_json(verdict) if self.as_json else outputs.text(verdict))
+        self._put_junit(outputs.junit(verdict))
+        self._put_summary(outputs.summary(verdict))
+        self._put_annotations(outputs.github_annotations(verdict))
+
+    def put_error(self, message: str) -> None:
+        """Put it wherever that is possible."""
+        from evalkit.gate import outputs
+
+        with suppress(UsageError):
+            self._put_junit(outputs.junit_of_error(message))
+        with suppress(UsageError):
+            self._put_summary(outputs.summary_of_error(message))
+        with suppress(UsageError):
+            self._put_annotations(outputs.annotation_of_error(message))
+
+    def _put_junit(self, text: str) -> None:
+        if self.junit:
+            _write("--junit", self.junit, text, "w")
+
+    def _put_summary(self, text: str) -> None:
+        if self.summary:
+            _write("--summary", self.summary, text, "a")
+
+    def _put_annotations(self, text: str) -> None:
+        if self.annotate:
+            _say(text, err=self.as_json)
 
 
 def _write(option: str, path: Path, text: str, mode: str) -> None:
@@ -71,6 +127,23 @@ def _write(option: str, path: Path, text: str, mode: str) -> None:
             file.write(text)
     except OSError as error:
         raise UsageError(f"{option} {path}: {error.strerror}; name another file") from error
+
+
+def _say(text: str, *, err: bool = False) -> None:
+    """Print; that nobody reads it changes no verdict.
+
+    Raises:
+        UsageError: it cannot be printed for another reason.
+    """
+    stream = sys.stderr if err else sys.stdout
+    try:
+        typer.echo(text, nl=False, err=err)
+    except OSError as error:
+        # What is left in the buffer would fail once more at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        if not isinstance(error, BrokenPipeError):
+            name = "standard error" if err else "standard output"
+            raise UsageError(f"{name}: {error.strerror}; print to another place") from error
 
 
 @app.command("save")
@@ -84,26 +157,32 @@ def save(
     ),
 ) -> None:
     """Write the outcomes of a run into one small file that can be committed."""
-    from evalkit.gate.baseline import SUFFIX
     from evalkit.gate.baseline import save as write
 
-    path = Path(name if name.endswith(".parquet") else f"{name}{SUFFIX}")
+    path = _baseline_file(name)
     size_bytes = write(run, path, previous)
     typer.echo(f"wrote {path} ({size_bytes / 1000:,.0f} kB)", err=True)
+
+
+def _baseline_file(name: str) -> Path:
+    from evalkit.gate.baseline import SUFFIX
+
+    stem = name.removesuffix(".parquet").removesuffix(".baseline")
+    if stem.rpartition("/")[2] in ("", ".", ".."):
+        raise UsageError(f"'{name}' names no file; give a name such as {Path(stem) / 'main'}")
+    return Path(name if name.endswith(".parquet") else f"{stem}{SUFFIX}")
 
 
 @app.command("show")
 def show(file: Path = typer.Argument(..., metavar="FILE", help="A file of `evalkit baseline save`.")) -> None:
     """Say which run and which tasks a baseline holds."""
     from evalkit.gate.baseline import read
-    from evalkit.reports.text import one_line
+    from evalkit.gate.outputs import plain
 
     found = read(file)
-    typer.echo(one_line(f"{found.run_id}, {found.model.get('name')}"))
+    typer.echo(plain(f"{found.run_id}, {found.model.get('name')}"))
     for name, task in found.tasks.items():
-        typer.echo(
-            one_line(f"{name}: {len(task.columns['task']):,} samples, {_scores(task.entry['metrics'])}")
-        )
+        typer.echo(plain(f"{name}: {len(task.columns['task']):,} samples, {_scores(task.entry['metrics'])}"))
 
 
 def _scores(metrics: dict[str, Any]) -> str:

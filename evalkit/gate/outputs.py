@@ -1,61 +1,80 @@
-"""The verdict for people and pipelines: terminal, JUnit XML, Markdown job summary, GitHub annotations."""
+"""The verdict for people and pipelines: terminal, JSON, JUnit XML, Markdown summary, GitHub annotations."""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 from xml.etree import ElementTree as ET
 
+from evalkit.gate.decision import Measured
 from evalkit.gate.outcomes import Json
-from evalkit.gate.verdict import Check, Flip, Measured, TaskVerdict, Verdict
-from evalkit.reports.text import markdown, one_line
+from evalkit.gate.verdict import Check, Flip, TaskVerdict, Verdict
+from evalkit.reports.text import escaped_json, markdown, one_line
 
 MAX_ANNOTATIONS = 10
 """GitHub shows so many of each kind that one step makes."""
 
 _ICONS = {"pass": "✅", "fail": "❌", "inconclusive": "❔"}
 _COMMANDS = re.compile(r"##(?=\w*\[)|::(?=\w)")
-"""How lines begin that CI systems obey."""
+"""What CI systems obey, at the beginning of a line or anywhere."""
 
 
 def text(verdict: Verdict) -> str:
     """For a terminal or a log: a paragraph per task, then the verdict on all in the last line."""
-    return "\n".join(_lines(verdict)) + "\n"
+    return _lines_of(*_text_lines(verdict))
 
 
-def _lines(verdict: Verdict) -> Iterator[str]:
+def _lines_of(*lines: str) -> str:
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _text_lines(verdict: Verdict) -> Iterator[str]:
     yield f"baseline   {_run(verdict.baseline)}"
     yield f"candidate  {_run(verdict.candidate)}"
     for task in verdict.tasks:
-        yield f"{task.verdict.upper():<13}{_plain(task.task)}"
+        yield f"{task.verdict.upper():<13}{plain(task.task)}"
         if task.measured:
-            yield f"             {_plain(str(task.metric))} {_numbers(task.measured)}"
-        yield f"             {_plain(task.reason)}"
-        for sentence in _counted(task):
-            yield f"             {_plain(sentence)}"
+            yield f"             {plain(str(task.metric))} {_numbers(task.measured)}"
+        yield f"             {plain(task.reason)}"
+        for sentence in _remarks(task):
+            yield f"             {plain(sentence)}"
     for check in verdict.checks:
         yield f"{_state(check).upper():<13}{_check(check)}"
     for note in verdict.notes:
-        yield f"note: {_plain(note)}"
-    yield f"gate: {verdict.verdict.upper()}{_consequence(verdict)} (policy {_plain(verdict.policy)})"
+        yield f"note: {plain(note)}"
+    yield f"gate: {verdict.verdict.upper()}{_consequence(verdict)} (policy {plain(verdict.policy)})"
 
 
 def _run(run: Json) -> str:
-    return _plain(f"{run['name']} ({run['model'].get('name', 'unknown model')})")
+    return plain(f"{run['name']} ({run['model'].get('name', 'unknown model')})")
 
 
 def _numbers(measured: Measured) -> str:
     low, high = measured.ci95
     return (
-        f"{measured.baseline:.2f} → {measured.candidate:.2f}: {measured.difference:+.2f} points "
-        f"[{low:+.2f}, {high:+.2f}], {measured.n:,} samples, {measured.losses:,} worse, "
-        f"{measured.gains:,} better; sees drops of {measured.smallest_drop:.2f}"
+        f"{measured.baseline:.2f} → {measured.candidate:.2f}: {_change(measured.difference, ' points')} "
+        f"[{_change(low)}, {_change(high)}], {measured.n:,} samples, {measured.losses:,} worse, "
+        f"{measured.gains:,} better; {_sight(measured)}"
     )
 
 
-def _counted(task: TaskVerdict) -> Iterator[str]:
+def _change(points: float, unit: str = "", digits: int = 2) -> str:
+    """In words, for where lower is better a sign would mislead; no score changes by more than 100."""
+    size = f"{min(abs(points), 100):.{digits}f}"
+    better = "" if float(size) == 0 else " better" if points > 0 else " worse"
+    return f"{size}{unit}{better}"
+
+
+def _sight(measured: Measured) -> str:
+    if measured.smallest_drop > 100:
+        return "too few samples to see any drop"
+    return f"sees drops of {measured.smallest_drop:.2f}"
+
+
+def _remarks(task: TaskVerdict) -> Iterator[str]:
     if task.failed_baseline or task.failed_candidate:
         named = ", ".join(task.failed_samples[:5])
         yield (
@@ -64,10 +83,11 @@ def _counted(task: TaskVerdict) -> Iterator[str]:
         )
     if task.left_out:
         yield f"left out: {task.left_out:,} samples without a score in both runs"
+    yield from (f"{check.name} {check.found}, limit {check.limit}: {_state(check)}" for check in task.checks)
 
 
 def _check(check: Check) -> str:
-    return _plain(f"{check.name} {check.found}, limit {check.limit}")
+    return plain(f"{check.name} {check.found}, limit {check.limit}")
 
 
 def _state(check: Check) -> str:
@@ -80,13 +100,15 @@ def _consequence(verdict: Verdict) -> str:
     return f", which the policy lets {verdict.inconclusive}"
 
 
-def _plain(words: str) -> str:
+def plain(words: str) -> str:
     """One line that no terminal and no CI system obeys."""
-    return _COMMANDS.sub(lambda found: " ".join(found[0]), _encodable(one_line(words)))
+    return _COMMANDS.sub(lambda found: " ".join(found[0]), one_line(words))
 
 
-def _encodable(words: str) -> str:
-    return words.encode("utf-8", "replace").decode("utf-8")
+def as_json(verdict: Verdict) -> str:
+    """The whole verdict; nothing in it is obeyed, and all of it means what it meant."""
+    document = json.dumps(verdict.to_json(), ensure_ascii=False, allow_nan=False, indent=1)
+    return re.sub("#(?=#)", r"\\u0023", escaped_json(document)) + "\n"
 
 
 # -- cases: JUnit and pytest ------------------------------------------------------------------------
@@ -97,8 +119,8 @@ class Case:
     """A task, or a limit of the whole run, as test frameworks see it."""
 
     name: str
-    outcome: Literal["passed", "failed", "skipped"]
-    """What is inconclusive and does not stop the pipeline is skipped."""
+    outcome: Literal["passed", "failed", "skipped", "error"]
+    """What is inconclusive and does not stop the pipeline is skipped; an error is no verdict."""
     kind: str
     """The verdict."""
     details: tuple[str, ...]
@@ -109,33 +131,38 @@ def case_of(verdict: Verdict, part: TaskVerdict | Check) -> Case:
     """A task or limit as a test case."""
     if isinstance(part, Check):
         outcome: Literal["passed", "failed"] = "passed" if part.passed else "failed"
-        return Case(_xml(part.name), outcome, _state(part), (_xml(_check(part)),))
-    details = tuple(map(_xml, _details(part)))
+        return Case(plain(part.name), outcome, _state(part), (_check(part),))
+    details = tuple(map(plain, _details(part)))
     if verdict.stops(part.verdict):
-        return Case(_xml(part.task), "failed", part.verdict, details)
-    return Case(_xml(part.task), "passed" if part.verdict == "pass" else "skipped", part.verdict, details)
+        return Case(plain(part.task), "failed", part.verdict, details)
+    return Case(plain(part.task), "passed" if part.verdict == "pass" else "skipped", part.verdict, details)
 
 
 def junit(verdict: Verdict) -> str:
     """A test case per task and per limit of the whole run."""
-    cases = [case_of(verdict, part) for part in verdict.parts]
+    return _junit([case_of(verdict, part) for part in verdict.parts], verdict.notes)
+
+
+def _junit(cases: Sequence[Case], notes: Sequence[str] = ()) -> str:
     outcomes = [case.outcome for case in cases]
     counts = {
         "tests": str(len(cases)),
         "failures": str(outcomes.count("failed")),
-        "errors": "0",
+        "errors": str(outcomes.count("error")),
         "skipped": str(outcomes.count("skipped")),
     }
     root = ET.Element("testsuites", counts)
     suite = ET.SubElement(root, "testsuite", {"name": "evalkit gate", **counts})
     suite.extend(map(_element, cases))
+    if notes:
+        ET.SubElement(suite, "system-out").text = "\n".join(f"note: {plain(note)}" for note in notes)
     ET.indent(root)
     return ET.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
 
 
 def _element(case: Case) -> ET.Element:
     element = ET.Element("testcase", {"classname": "evalkit.gate", "name": case.name})
-    tag = {"failed": "failure", "skipped": "skipped", "passed": "system-out"}[case.outcome]
+    tag = {"failed": "failure", "skipped": "skipped", "passed": "system-out", "error": "error"}[case.outcome]
     attributes = {} if case.outcome == "passed" else {"type": case.kind, "message": case.details[0]}
     ET.SubElement(element, tag, attributes).text = "\n".join(case.details)
     return element
@@ -145,14 +172,14 @@ def _details(task: TaskVerdict) -> Iterator[str]:
     yield task.reason
     if task.measured:
         yield f"{task.metric} {_numbers(task.measured)}"
-    yield from _counted(task)
+    yield from _remarks(task)
     yield from (_flip(flip) for flip in task.flips)
 
 
 def _flip(flip: Flip) -> str:
     return (
-        f"{flip.subset}/{flip.sample_id}: {flip.change_points:+.0f} points, {_short(flip.baseline)} → "
-        f"{_short(flip.candidate)}, right: {_short(flip.target)}"
+        f"{flip.subset}/{flip.sample_id}: {_change(flip.change_points, ' points', 0)}, "
+        f"{_short(flip.baseline)} → {_short(flip.candidate)}, right: {_short(flip.target)}"
     )
 
 
@@ -163,37 +190,33 @@ def _short(answer: str | None) -> str:
     return repr(line if len(line) <= 60 else f"{line[:59]}…")
 
 
-def _xml(words: str) -> str:
-    """One line without the two characters that neither `_plain` shows nor XML can hold."""
-    return re.sub("[\ufffe\uffff]", "\ufffd", _encodable(one_line(words)))
-
-
 # -- Markdown ---------------------------------------------------------------------------------------
 
 
 def summary(verdict: Verdict) -> str:
     """A job summary in Markdown."""
-    return "\n".join(_summary_lines(verdict)) + "\n"
+    return _lines_of(*_summary_lines(verdict))
 
 
 def _summary_lines(verdict: Verdict) -> Iterator[str]:
     yield f"## {_ICONS[verdict.verdict]} evalkit gate: {verdict.verdict}{_consequence(verdict)}"
     yield ""
-    runs = _cell(_run(verdict.baseline)), _cell(_run(verdict.candidate))
-    yield f"Baseline {runs[0]}, candidate {runs[1]}, policy {_cell(verdict.policy)}."
+    runs = markdown(_run(verdict.baseline)), markdown(_run(verdict.candidate))
+    yield f"Baseline {runs[0]}, candidate {runs[1]}, policy {markdown(verdict.policy)}."
     yield ""
-    yield "| | task | metric | baseline | candidate | difference | 95 % interval | samples | worse | better |"
+    yield "| | task | metric | baseline | candidate | change | 95 % interval | samples | worse | better |"
     yield "|---|---|---|--:|--:|--:|:-:|--:|--:|--:|"
     for task in verdict.tasks:
-        yield f"| {_ICONS[task.verdict]} {task.verdict} | {_cell(task.task)} | {_row(task)} |"
+        yield f"| {_ICONS[task.verdict]} {task.verdict} | {markdown(task.task)} | {_row(task)} |"
     for check in verdict.checks:
         state = _state(check)
-        yield f"| {_ICONS[state]} {state} | {_cell(_check(check))} | | | | | | | | |"
+        yield f"| {_ICONS[state]} {state} | {markdown(_check(check))} | | | | | | | | |"
     yield ""
     yield from (
-        f"- {_cell(task.task)}: {_cell('; '.join((task.reason, *_counted(task))))}" for task in verdict.tasks
+        f"- {markdown(task.task)}: {markdown('; '.join((task.reason, *_remarks(task))))}"
+        for task in verdict.tasks
     )
-    yield from (f"- {_cell(note)}" for note in verdict.notes)
+    yield from (f"- {markdown(note)}" for note in verdict.notes)
     for task in verdict.tasks:
         if task.flips:
             yield from _flip_table(task)
@@ -201,11 +224,11 @@ def _summary_lines(verdict: Verdict) -> Iterator[str]:
 
 def _row(task: TaskVerdict) -> str:
     if task.measured is None:
-        return f"{_cell(task.metric or '')} | | | | | | | "
+        return f"{markdown(task.metric or '')} | | | | | | | "
     m = task.measured
     return (
-        f"{_cell(str(task.metric))} | {m.baseline:.2f} | {m.candidate:.2f} | {m.difference:+.2f} | "
-        f"{m.ci95[0]:+.2f} … {m.ci95[1]:+.2f} | {m.n:,} | {m.losses:,} | {m.gains:,}"
+        f"{markdown(str(task.metric))} | {m.baseline:.2f} | {m.candidate:.2f} | {_change(m.difference)} | "
+        f"{_change(m.ci95[0])} … {_change(m.ci95[1])} | {m.n:,} | {m.losses:,} | {m.gains:,}"
     )
 
 
@@ -218,19 +241,15 @@ def _flip_table(task: TaskVerdict) -> Iterator[str]:
     yield "| sample | points | right | baseline | candidate |"
     yield "|---|--:|---|---|---|"
     for flip in task.flips:
-        answers = (_cell(_short(answer)) for answer in (flip.target, flip.baseline, flip.candidate))
-        sample = _cell(f"{flip.subset}/{flip.sample_id}")
-        yield f"| {sample} | {flip.change_points:+.0f} | {' | '.join(answers)} |"
+        answers = (markdown(_short(answer)) for answer in (flip.target, flip.baseline, flip.candidate))
+        sample = markdown(f"{flip.subset}/{flip.sample_id}")
+        yield f"| {sample} | {_change(flip.change_points, digits=0)} | {' | '.join(answers)} |"
     yield ""
     yield "</details>"
 
 
-def _cell(words: str) -> str:
-    return markdown(_encodable(words))
-
-
 def _html(words: str) -> str:
-    return _encodable(one_line(words)).replace("&", "&amp;").replace("<", "&lt;")
+    return one_line(words).replace("&", "&amp;").replace("<", "&lt;")
 
 
 # -- annotations ------------------------------------------------------------------------------------
@@ -238,9 +257,9 @@ def _html(words: str) -> str:
 
 def github_annotations(verdict: Verdict) -> str:
     """GitHub workflow commands: an error per task that stops the pipeline, a warning for one that could not
-    be told, and a notice for samples that became worse."""
-    commands = [*_task_commands(verdict), *_sample_commands(verdict)]
-    return "".join(f"{command}\n" for command in commands)
+    be told and per note, and a notice for samples that became worse."""
+    notes = (_command("warning", "evalkit gate", note) for note in verdict.notes)
+    return _lines_of(*_task_commands(verdict), *notes, *_sample_commands(verdict))
 
 
 def _task_commands(verdict: Verdict) -> Iterator[str]:
@@ -266,4 +285,22 @@ def _command(kind: str, title: str, message: str) -> str:
 
 
 def _escaped(words: str) -> str:
-    return _encodable(one_line(words)).replace("%", "%25")
+    return plain(words).replace("%", "%25")
+
+
+# -- where there is no verdict ----------------------------------------------------------------------
+
+
+def junit_of_error(message: str) -> str:
+    """A test case in error, so that what an earlier gate wrote is not taken for a verdict."""
+    return _junit([Case("evalkit gate", "error", "error", (plain(message),))])
+
+
+def summary_of_error(message: str) -> str:
+    """A job summary that says why there is no verdict."""
+    return f"## ⚠️ evalkit gate: error\n\n{markdown(message)}\n"
+
+
+def annotation_of_error(message: str) -> str:
+    """The same as a GitHub workflow command."""
+    return _lines_of(_command("error", "evalkit gate", message))

@@ -2,33 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
-    StringConstraints,
     ValidationError,
     model_validator,
 )
 
 from evalkit.configs import shipped
 from evalkit.errors import UsageError, unknown_name
+from evalkit.gate.strict_yaml import KeyPath, read, where
 from evalkit.stats.power import POWER
+from evalkit.validation import first_problem
 
 Points = Annotated[float, Field(ge=0, lt=100)]
 """Hundredths of a score."""
-Level = Annotated[float, Field(gt=0, lt=0.5)]
-Limit = Annotated[
-    str, BeforeValidator(lambda value: str(value)), StringConstraints(pattern=r"^\d+$|^\d+(\.\d+)?%$")
-]
+Level = Annotated[float, Field(ge=1e-6, lt=0.5)]
+
+
+def _limit(value: Any) -> str:
+    text = str(value) if type(value) is int else value
+    if not isinstance(text, str) or not re.fullmatch(r"[0-9]+|[0-9]+(\.[0-9]+)?%", text):
+        raise ValueError("must be a number of samples, or a percentage such as 1%")
+    return text
+
+
+Limit = Annotated[str, BeforeValidator(_limit)]
 """So many samples, or so many per cent of them."""
 Correction = Literal["holm", "bh", "none"]
 Contamination = Literal["file leak", "source exposure", "inconclusive", "not examined"]
@@ -36,7 +44,8 @@ Test = Literal["regression", "non-inferiority", "equivalence"]
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    # Strict, for `margin: yes` is no point, and a number in quotes is perhaps none.
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Rule(_Part):
@@ -109,7 +118,7 @@ class PolicyFile:
 
     name: str
     policy: Policy
-    lines: Mapping[tuple[str | int, ...], int]
+    lines: Mapping[KeyPath, int]
     """Line of every key, by its path."""
 
     def rule(self, task: str, plain: str) -> tuple[int | None, Rule]:
@@ -126,13 +135,16 @@ class PolicyFile:
 
     def at(self, key: str) -> str:
         """File, line and key of something that holds for all tasks."""
-        return _where(self.name, self.lines, (key,))
+        return self._place((key,))
 
     def where(self, place: int | None, key: str) -> str:
         """File, line and key of a rule's demand."""
         if place is None:
             return f"{self.name}: {key} (by default)"
-        return _where(self.name, self.lines, ("rules", place, key))
+        return self._place(("rules", place, key))
+
+    def _place(self, path: KeyPath) -> str:
+        return where(self.name, self.lines, path) + ("" if path in self.lines else " (by default)")
 
 
 def load(name: str) -> PolicyFile:
@@ -141,17 +153,20 @@ def load(name: str) -> PolicyFile:
     Raises:
         UsageError: there is none of this name, or it is wrong, with file, line and key.
     """
-    if name.endswith((".yaml", ".yml")):
-        try:
-            return parse(Path(name).read_text("utf-8"), name)
-        except OSError as error:
-            raise UsageError(f"--policy {name}: {error.strerror}") from error
-        except UnicodeDecodeError as error:
-            raise UsageError(f"--policy {name}: not a text in UTF-8 ({error.reason})") from error
     known = shipped("gates")
-    if name not in known:
+    if name in known:
+        return parse(known[name], name)
+    path = Path(name)
+    if path.suffix not in (".yaml", ".yml"):
+        if path.suffix or path.name != name or path.exists():
+            raise UsageError(f"--policy {name}: a policy of your own is a file that ends in .yaml or .yml")
         raise unknown_name("policy", name, known)
-    return parse(known[name], f"{name}.yaml")
+    try:
+        return parse(path.read_text("utf-8-sig"), name)
+    except OSError as error:
+        raise UsageError(f"--policy {name}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"--policy {name}: not a text in UTF-8 ({error.reason})") from error
 
 
 def parse(text: str, name: str) -> PolicyFile:
@@ -160,50 +175,14 @@ def parse(text: str, name: str) -> PolicyFile:
     Raises:
         UsageError: it is wrong, with file, line and key.
     """
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        content = yaml.safe_load(text)
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise UsageError(f"{name}:{line}: not valid YAML: {error.problem}") from None
-    except (yaml.YAMLError, RecursionError) as error:
-        raise UsageError(f"{name}: not valid YAML: {error}") from None
-    if not isinstance(node, yaml.MappingNode):
+    content, lines = read(text, name)
+    if not isinstance(content, dict):
         raise UsageError(f"{name}:1: a policy is a mapping with the keys {', '.join(Policy.model_fields)}")
-    lines = dict(_lines(name, node, ()))
     try:
         return PolicyFile(name, Policy.model_validate(content), lines)
     except ValidationError as error:
-        problem = error.errors(include_url=False)[0]
-        raise UsageError(f"{_where(name, lines, problem['loc'])}: {_message(problem)}") from None
-
-
-def _lines(name: str, node: yaml.Node, path: tuple[str | int, ...]) -> Iterator[tuple[Any, int]]:
-    """Path and line of every key and list entry below a node."""
-    if isinstance(node, yaml.MappingNode):
-        seen = set()
-        for key, value in node.value:
-            line = key.start_mark.line + 1
-            if key.value in seen:
-                raise UsageError(f"{name}:{line}: {key.value}: the key is given twice")
-            seen.add(key.value)
-            yield (*path, key.value), line
-            yield from _lines(name, value, (*path, key.value))
-    elif isinstance(node, yaml.SequenceNode):
-        for place, value in enumerate(node.value):
-            yield (*path, place), value.start_mark.line + 1
-            yield from _lines(name, value, (*path, place))
-
-
-def _where(name: str, lines: Mapping[Any, int], path: tuple[str | int, ...]) -> str:
-    """File, line and key; the line of what holds a key that is not written down."""
-    known = next(path[:end] for end in range(len(path), -1, -1) if path[:end] in lines or end == 0)
-    key = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path).removeprefix(".")
-    return f"{name}:{lines.get(known, 1)}" + (f": {key}" if key else "")
-
-
-def _message(problem: Mapping[str, Any]) -> str:
-    if problem["type"] == "extra_forbidden":
-        known = Rule if problem["loc"][0] == "rules" else Policy
-        return f"unknown key; known: {', '.join(known.model_fields)}"
-    return str(problem["msg"]).removeprefix("Value error, ")
+        place, what = first_problem(error)
+        path = tuple(part for part in place if part != "[key]")
+        if error.errors()[0]["type"] == "extra_forbidden":
+            what = f"unknown key; known: {', '.join((Rule if path[0] == 'rules' else Policy).model_fields)}"
+        raise UsageError(f"{where(name, lines, path)}: {what}") from None

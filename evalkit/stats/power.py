@@ -33,7 +33,7 @@ def power(difference: float, sd: float, n: float, alpha: float, lost: float = 0.
     excess = difference - lost / n
     if sd == 0:
         return 1.0 if excess > 0 else 0.0
-    return float(special.ndtr(excess * math.sqrt(n) / sd - special.ndtri(1 - alpha)))
+    return float(special.ndtr(excess * math.sqrt(n) / sd + special.ndtri(alpha)))
 
 
 def smallest_difference(sd: float, n: float, alpha: float, lost: float = 0.0, wanted: float = POWER) -> float:
@@ -56,4 +56,4 @@ def samples_needed(
 
 
 def _z(alpha: float, wanted: float) -> float:
-    return float(special.ndtri(1 - alpha) + special.ndtri(wanted))
+    return float(special.ndtri(wanted) - special.ndtri(alpha))

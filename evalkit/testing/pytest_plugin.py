@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from evalkit.gate.verdict import Check, TaskVerdict, Verdict
 
 
+_OPTIONS = ("--evalkit-run", "--evalkit-baseline", "--evalkit-policy")
+_NOTES = pytest.StashKey[tuple[str, ...]]()
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the gate's options."""
     group = parser.getgroup("evalkit", "evalkit gate")
@@ -22,7 +26,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--evalkit-baseline", metavar="RUN|FILE", help="what it is compared with, else what the policy names"
     )
-    group.addoption("--evalkit-policy", metavar="FILE|NAME", default="default", help="what is demanded")
+    group.addoption("--evalkit-policy", metavar="FILE|NAME", help="what is demanded (default: default)")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -30,13 +34,19 @@ def pytest_collection_modifyitems(
     session: pytest.Session, config: pytest.Config, items: list[pytest.Item]
 ) -> None:
     """Add the items of the gate, before others select among all items."""
-    run, baseline = config.getoption("--evalkit-run"), config.getoption("--evalkit-baseline")
-    if run is None and baseline is None:
+    given = [name for name in _OPTIONS if config.getoption(name) is not None]
+    if not given:
         return
-    if run is None:
-        raise pytest.UsageError("--evalkit-baseline needs --evalkit-run, what is to be judged")
+    if "--evalkit-run" not in given:
+        raise pytest.UsageError(f"{given[0]} needs --evalkit-run, what is to be judged")
     gate: Gate = Gate.from_parent(session, name="evalkit-gate", nodeid="evalkit-gate")
     items.extend(gate.collect())
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Say what no item says, such as that a rule holds for no task."""
+    for note in config.stash.get(_NOTES, ()):
+        terminalreporter.write_line(f"evalkit gate: note: {note}")
 
 
 class Gate(pytest.Collector):
@@ -49,11 +59,13 @@ class Gate(pytest.Collector):
             pytest.UsageError: it cannot be compared.
         """
         from evalkit.errors import EvalkitError
+        from evalkit.gate.outputs import plain
 
         try:
             verdict = self._verdict()
         except EvalkitError as error:
-            raise pytest.UsageError(f"evalkit gate: {error}") from None
+            raise pytest.UsageError(plain(f"evalkit gate: {error}")) from None
+        self.config.stash[_NOTES] = tuple(map(plain, verdict.notes))
         for part in verdict.parts:
             yield GateItem.from_parent(self, verdict=verdict, part=part)
 
@@ -64,7 +76,7 @@ class Gate(pytest.Collector):
         from evalkit.gate.verdict import judge
 
         option = self.config.getoption
-        policy, baseline = load(option("--evalkit-policy")), option("--evalkit-baseline")
+        policy, baseline = load(option("--evalkit-policy") or "default"), option("--evalkit-baseline")
         outcomes = chosen(Path(baseline) if baseline else None, policy)
         return judge(outcomes, read_run(Path(option("--evalkit-run"))), policy)
 
@@ -84,6 +96,7 @@ class GateItem(pytest.Item):
             raise GateFailure("\n".join(self.case.details))
         if self.case.outcome == "skipped":
             pytest.skip(self.case.details[0])
+        self.add_report_section("call", "evalkit gate", "\n".join(self.case.details))
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """The reason without a traceback."""
@@ -93,7 +106,7 @@ class GateItem(pytest.Item):
 
     def reportinfo(self) -> tuple[Path, int | None, str]:
         """Where a report says the item stands."""
-        return Path(self.config.getoption("--evalkit-baseline")), None, f"evalkit gate: {self.name}"
+        return Path(self.config.getoption("--evalkit-run")), None, f"evalkit gate: {self.name}"
 
 
 class GateFailure(Exception):

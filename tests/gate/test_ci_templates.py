@@ -87,9 +87,20 @@ def test_the_gitlab_job_judges(folder: Path, candidate: str, code: int) -> None:
         "EVALKIT_BASELINE": "main.baseline.parquet",
         "EVALKIT_CANDIDATE": candidate,
     }
-    ran = shell("\n".join(job["before_script"] + job["script"]), folder, variables)
-    assert ran.returncode == code, ran.stderr
+    script = "\n".join(job["before_script"] + job["script"])
+    for _ in range(2):
+        ran = shell(script, folder, variables)
+        assert ran.returncode == code, ran.stderr
     assert not (folder / "pwned").exists()
-    if code < 2:
-        assert (folder / job["artifacts"]["reports"]["junit"]).is_file()
-        assert all((folder / path).is_file() for path in job["artifacts"]["paths"])
+    found = ET.parse(folder / job["artifacts"]["reports"]["junit"]).getroot().attrib
+    assert (found["failures"], found["errors"]) == (str(int(code == 1)), str(int(code == 2)))
+    assert all((folder / path).is_file() for path in job["artifacts"]["paths"])
+    assert (folder / "evalkit-gate.md").read_text().count("\n## ") == 0
+
+
+def test_a_gitlab_job_that_fails_before_the_gate_shows_no_earlier_verdict(folder: Path) -> None:
+    job: dict[str, Any] = yaml.safe_load(GITLAB.read_text())[".evalkit-gate"]
+    for name in job["artifacts"]["paths"]:
+        (folder / name).write_text("of an earlier job")
+    assert shell("\n".join(job["before_script"]), folder, {"EVALKIT_INSTALL": "./none"}).returncode != 0
+    assert not any((folder / name).exists() for name in job["artifacts"]["paths"])

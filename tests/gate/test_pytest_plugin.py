@@ -34,7 +34,7 @@ def test_one_item_per_task_beside_other_tests(pytester: pytest.Pytester, argumen
     ran.assert_outcomes(passed=2, failed=1, skipped=1)
     assert ran.ret == pytest.ExitCode.TESTS_FAILED
     ran.stdout.fnmatch_lines(
-        [f"*{NAME}*FAILED*", "worse by more than 0 points*", "acc 50.00 *", "all/0: -100*"]
+        [f"*{NAME}*FAILED*", "worse by more than 0 points*", "acc 50.00 *", "all/0: 100 points worse*"]
     )
     ran.stdout.fnmatch_lines([f"FAILED*{NAME}*"])
     assert "Traceback" not in ran.stdout.str()
@@ -60,6 +60,22 @@ def test_half_the_options_are_a_usage_error(
 ) -> None:
     ran = pytester.runpytest(arguments[1 - left_out])
     assert ran.ret == pytest.ExitCode.USAGE_ERROR
+
+
+def test_a_policy_alone_is_a_usage_error(pytester: pytest.Pytester) -> None:
+    ran = pytester.runpytest("--evalkit-policy=strict")
+    assert ran.ret == pytest.ExitCode.USAGE_ERROR
+    ran.stderr.fnmatch_lines(["*--evalkit-policy needs --evalkit-run*"])
+
+
+def test_the_baseline_may_be_the_policys(pytester: pytest.Pytester, arguments: list[str]) -> None:
+    policy = pytester.path / "p.yaml"
+    baseline = arguments[1].partition("=")[2]
+    policy.write_text(f"baseline: {baseline}\nrules: [{{tasks: [none]}}, {{contamination: [file leak]}}]\n")
+    ran = pytester.runpytest(arguments[0], f"--evalkit-policy={policy}", "-rP")
+    ran.assert_outcomes(passed=1, failed=1, skipped=1)
+    ran.stdout.fnmatch_lines(["contamination not examined, limit not file leak: pass"])
+    ran.stdout.fnmatch_lines(["evalkit gate: note: *p.yaml:2: rules*: no task is held to this rule (none)"])
 
 
 def test_what_cannot_be_compared_is_a_usage_error(pytester: pytest.Pytester, arguments: list[str]) -> None:

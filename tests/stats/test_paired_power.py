@@ -45,3 +45,9 @@ def test_no_spread_seen_is_no_proof_of_none():
     n = 700
     seen = smallest_difference(0.0, n, 0.05, lost=1)
     assert stats.binom.sf(4, n, seen) == pytest.approx(0.8, abs=0.08)
+
+
+def test_tiny_levels_need_more_samples_rather_than_overflow():
+    needed = [samples_needed(0.02, 0.4, alpha) for alpha in (1e-6, 1e-17, 1e-300)]
+    assert needed == sorted(needed)
+    assert power(0.02, 0.4, needed[1], 1e-17) == pytest.approx(0.8, abs=0.01)
