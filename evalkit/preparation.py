@@ -64,7 +64,7 @@ class RunOptions:
 
     def to_json(self) -> dict[str, Any]:
         """As written to the manifest."""
-        lists = {"subsets": list(self.subsets), "engine": dict(self.engine)}
+        lists: dict[str, Any] = {"subsets": list(self.subsets), "engine": dict(self.engine)}
         lists["selection"] = dict(self.selection.origin) if self.selection else None
         tags = {"reasoning_tags": list(self.reasoning_tags)} if self.reasoning_tags else {}
         return asdict(self) | lists | tags

@@ -47,17 +47,17 @@ if TYPE_CHECKING:
 
 def run(
     model: str = MODEL,
-    tasks: str = typer.Option(
+    tasks: str | None = typer.Option(
         None,
         help="Comma-separated specs <task>[@<protocol>][:<split>][:<k>shot], suites, or task files. "
         "With --plan, by default what the baseline has.",
     ),
-    plan: str = typer.Option(
+    plan: str | None = typer.Option(
         None,
         help="Run only the samples that a gate needs to tell whether the model is worse than the baseline: a "
         "policy file, or quick.",
     ),
-    baseline: Path = typer.Option(
+    baseline: Path | None = typer.Option(
         None, help="What the gate will compare with (--plan; default: what the policy names)."
     ),
     backend: str = BACKEND,
@@ -70,10 +70,10 @@ def run(
     engine_arg: list[str] = ENGINE_ARG,
     revision: str = REVISION,
     trust_remote_code: bool = TRUST_REMOTE_CODE,
-    shots: int = typer.Option(None, help="Few-shot examples, for every task whose spec does not say."),
-    split: str = SPLIT,
+    shots: int | None = typer.Option(None, help="Few-shot examples, for every task whose spec does not say."),
+    split: str | None = SPLIT,
     subsets: str = SUBSETS,
-    limit: int = typer.Option(None, help="Only the first N samples of each subset."),
+    limit: int | None = typer.Option(None, help="Only the first N samples of each subset."),
     data: str = DATA,
     data_variant: str = DATA_VARIANT,
     offline: bool = OFFLINE,
@@ -136,8 +136,6 @@ def run(
     if plan is not None:
         if limit is not None or subsets:
             raise UsageError("--plan picks the samples; leave out --limit and --subsets")
-        if tasks is None and (split or shots is not None):
-            raise UsageError("--split and --shots are for --tasks; a plan runs what the baseline has")
         selection, tasks = _select(plan, baseline, tasks, shots=shots, split=split, quiet=quiet)
     elif baseline is not None:
         raise UsageError("--baseline is what a plan is made for; name a policy with --plan, or leave it out")

@@ -10,8 +10,9 @@ from typing import Literal
 from xml.etree import ElementTree as ET
 
 from evalkit.gate.decision import Measured
+from evalkit.gate.limits import Check
 from evalkit.gate.outcomes import Json
-from evalkit.gate.verdict import Check, Flip, TaskVerdict, Verdict
+from evalkit.gate.verdict import Flip, TaskVerdict, Verdict
 from evalkit.reports.text import escaped_json, markdown, one_line
 
 MAX_ANNOTATIONS = 10

@@ -45,8 +45,6 @@ class TaskVerdict:
     """Resolved name."""
     metric: str | None
     test: str
-    direction: str
-    """Which scores are better, `higher` or `lower`."""
     margin: float
     verdict: Judgement
     reason: str
@@ -206,7 +204,6 @@ def _task_verdict(
         task=pair.baseline.name,
         metric=case.metric,
         test=case.rule.test,
-        direction=case.rule.direction,
         margin=case.rule.margin,
         verdict=verdict,
         reason=reason,

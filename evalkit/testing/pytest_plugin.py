@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from evalkit.gate.verdict import Check, TaskVerdict, Verdict
+    from evalkit.gate.limits import Check
+    from evalkit.gate.verdict import TaskVerdict, Verdict
 
 
 _OPTIONS = ("--evalkit-run", "--evalkit-baseline", "--evalkit-policy")

@@ -18,7 +18,8 @@ from made_runs import NAME, Made, flipped, write_run
 
 from evalkit.gate import outputs
 from evalkit.gate.decision import Measured
-from evalkit.gate.verdict import Check, Flip, TaskVerdict, Verdict
+from evalkit.gate.limits import Check
+from evalkit.gate.verdict import Flip, TaskVerdict, Verdict
 from evalkit.reports.text import markdown
 
 HOSTILE = st.text(max_size=12) | st.sampled_from(
