@@ -201,7 +201,12 @@ def _select(
 
     Returns:
         the samples and the tasks.
+
+    Raises:
+        UsageError: there is no such plan.
     """
+    if tasks is None and (split is not None or shots is not None):
+        raise UsageError("--split and --shots are for --tasks; a plan runs what the baseline has")
     from evalkit.gate import baseline as baselines
     from evalkit.gate import plan as plans
     from evalkit.gate.policy import load
