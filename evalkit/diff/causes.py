@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from evalkit.diff import tokens
-from evalkit.diff.ladder import Step, differs
+from evalkit.diff.ladder import Rung, Step, differs
 from evalkit.diff.pairing import Pair
 from evalkit.diff.prompts import only_white_space, parting, same_pieces
 from evalkit.diff.sides import Key, TaskSide
@@ -37,7 +37,7 @@ class Cause:
 
 def causes(pair: Pair, step: Step) -> list[Cause]:
     """Name what explains that samples differ on a rung, likeliest first."""
-    found = [*_protocol(pair), *_BY_RUNG[step.rung](pair, step)]
+    found = list(dict.fromkeys([*_protocol(pair), *_BY_RUNG[step.rung](pair, step)]))
     return found or [Cause("unknown", "nothing the runs put down about themselves explains it")]
 
 
@@ -78,15 +78,15 @@ def _prompts(pair: Pair, step: Step) -> Iterator[Cause]:
         yield Cause("white space", f"white space at the end: {end!r} in A, {other!r} in B")
     elif a and b and same_pieces(a, b):
         yield Cause("shot order", "the same examples in another order")
-    elif len(step.keys) < step.n and _data_may_differ(pair):
+    elif len(step.keys) < step.n and _may_differ(pair, "data"):
         yield Cause("data", f"{len(step.keys):,} of {step.n:,} prompts: the records of those differ")
-    elif pair.a.protocol == pair.b.protocol:
+    else:
         yield Cause("prompt", f"{_part(pair, step)}{_where_shown(pair, step.keys[0])}")
 
 
-def _data_may_differ(pair: Pair) -> bool:
-    """Whether records may differ, for all that is known."""
-    a, b = (side.hashes.get("data") for side in pair.sides)
+def _may_differ(pair: Pair, rung: Rung) -> bool:
+    """Whether a rung may differ, for all that its hashes say."""
+    a, b = (side.hashes.get(rung) for side in pair.sides)
     return not (a and a == b)
 
 
@@ -145,14 +145,12 @@ def _token_ids(pair: Pair, step: Step) -> list[Cause]:
 
 
 def _encoding(pair: Pair) -> Iterator[Cause]:
-    a, b = (side.how.get("bos") for side in pair.sides)
-    if a != b:
-        yield Cause("bos", f"BOS tokens in front of prompts: {a} in A, {b} in B")
+    yield from _two(pair, "bos", "BOS tokens in front of prompts", lambda side: side.how.get("bos"))
     yield from _two(pair, "tokenizer", "two tokenizers or revisions of one", _detail("tokenizer"))
     yield from _two(pair, "bos", "other special tokens in front", _detail("leading_ids"))
     yield from _template(pair)
     if _generates(pair, pair.both[:1]):
-        yield from _two(pair, "seed", "the seed of sampling, which is part of every request", _asked("seed"))
+        yield from _two(pair, "seed", "the seed of sampling", _asked("seed"))
     yield from _truncation(pair)
 
 
@@ -186,6 +184,8 @@ def _responses(pair: Pair, step: Step) -> Iterator[Cause]:
         return
     model = list(_models(pair))
     yield from model
+    if differs(pair, "token_ids", step.keys[0]) is None and _may_differ(pair, "token_ids"):
+        yield from _encoding(pair)
     gap = None if model else _rounding(pair, step)
     yield from _engines(pair)
     if pair.has_log and gap is None:
@@ -219,7 +219,8 @@ def _failures(pair: Pair, step: Step) -> Iterator[Cause]:
         if errors:
             (commonest, n), *others = Counter(errors).most_common()
             more = f" ({n:,}), and {len(others):,} other reasons" if others else ""
-            yield Cause("failed", f"{len(errors):,} samples failed in {name} only: {commonest}{more}")
+            samples = "1 sample" if len(errors) == 1 else f"{len(errors):,} samples"
+            yield Cause("failed", f"{samples} failed in {name} only: {commonest}{more}")
 
 
 def _models(pair: Pair) -> Iterator[Cause]:

@@ -93,7 +93,7 @@ def independent(pair: Pair, steps: Sequence[Step]) -> list[Step]:
             found.append(step)
         elif keys:
             found.append(Step(step.rung, "differs", keys, len(equal)))
-        if step.rung == "token_ids" and not step.keys:
+        if step.rung == "token_ids" and not step.keys and found == [step]:
             break  # nobody knows which samples these are
         equal.difference_update(keys)
         if step.rung == "data":

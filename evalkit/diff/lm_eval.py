@@ -96,15 +96,14 @@ def read(path: Path) -> Side:
     """Read one file, or the newest file of every task in a folder.
 
     Raises:
-        UsageError: the newest files are of several models, or a file cannot be read.
+        UsageError: the files lie in several folders, or one cannot be read.
         DataError: a line is not what lm-eval 0.4 writes.
     """
-    newest = {_task(file): file for file in sorted(_files(path), key=lambda file: file.name)}
-    folders = sorted({file.parent for file in newest.values()})
+    files = sorted(_files(path))
+    folders = list(dict.fromkeys(file.parent for file in files))
     if len(folders) > 1:
-        raise UsageError(
-            f"'{path}' holds logs of several models or runs; name one of {', '.join(map(str, folders))}"
-        )
+        raise UsageError(f"'{path}' holds logs of several models; name one of {', '.join(map(str, folders))}")
+    newest = {_task(file): file for file in files}
     # lm-eval names the folder of a log after the model.
     model = {"name": folders[0].resolve().name, "backend": "lm-eval"}
     samples: dict[str, dict[Key, Outcome]] = {}

@@ -61,7 +61,7 @@ def _task(task: Json) -> Iterator[str]:
 _EQUAL_SO_FAR = {
     "prompts": "with the same record have other prompts",
     "token_ids": "with the same prompt have other token ids",
-    "responses": "with the same input have other responses",
+    "responses": "with the same prompt have other responses",
     "outcomes": "with the same response have other outcomes",
 }
 
