@@ -21,7 +21,7 @@ def main() -> int:
         "--cases",
         nargs="+",
         default=["cmmlu:agronomy:5:20", "mmlu:abstract_algebra:0:20"],
-        help="task:subset:shots:questions",
+        help="task:subset:shots:questions, for example gsm8k:main:5:2",
     )
     parser.add_argument("--tolerance", type=float, default=1e-3, help="largest |Δ log p| allowed")
     args = parser.parse_args()

@@ -197,7 +197,7 @@ def _responses(pair: Pair, step: Step) -> Iterator[Cause]:
     for what, name in _WAYS.items():
         yield from _two(pair, "machine", f"another {what}, which rounds otherwise", _detail(name))
     if gap is not None:
-        yield Cause(_HARMLESS, f"log-probabilities at most {gap:.1g} nat apart, no answer differs: rounding")
+        yield Cause(_HARMLESS, f"log-probabilities at most {gap:.2g} nat apart, no answer differs: rounding")
 
 
 _WAYS = {
