@@ -24,6 +24,8 @@ _SPECIAL = 4
 _ROUNDING = 1e-3
 """Largest difference of log-probabilities, in nat, that is called rounding: the tolerance that the equality
 gate has in float32, where engines that compute the same lie below it."""
+_HARMLESS = "rounding"
+"""Kind of the cause that changes nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +46,6 @@ def causes(pair: Pair, step: Step) -> list[Cause]:
 def is_rounding(found: list[Cause]) -> bool:
     """Whether what differs is no more than rounding."""
     return _HARMLESS in [cause.kind for cause in found]
-
-
-_HARMLESS = "rounding"
 
 
 def _protocol(pair: Pair) -> Iterator[Cause]:
@@ -79,7 +78,7 @@ def _prompts(pair: Pair, step: Step) -> Iterator[Cause]:
     elif a and b and same_pieces(a, b):
         yield Cause("shot order", "the same examples in another order")
     elif len(step.keys) < step.n and _may_differ(pair, "data"):
-        yield Cause("data", f"{len(step.keys):,} of {step.n:,} prompts: the records of those differ")
+        yield Cause("data", f"{len(step.keys):,} of {step.n:,} prompts: their records, or examples, differ")
     else:
         yield Cause("prompt", f"{_part(pair, step)}{_where_shown(pair, step.keys[0])}")
 

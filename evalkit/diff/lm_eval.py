@@ -152,7 +152,9 @@ def _lines(file: Path) -> list[bytes]:
 def _outcome(record: Json, mirror: _Mirror) -> Outcome:
     requests = [record["arguments"][f"gen_args_{i}"] for i in range(len(record["arguments"]))]
     context = _text(requests[0]["arg_0"])
-    judged = _generated if isinstance(requests[0].get("arg_1"), dict) else _scored
+    # What follows the context: a text to score, or settings to generate with.
+    asked = [request.get("arg_1") for request in requests]
+    answer = _generated(record, mirror) if isinstance(asked[0], dict) else _scored(record, asked, mirror)
     return Outcome(
         task=mirror.name,
         subset=mirror.subset,
@@ -161,16 +163,16 @@ def _outcome(record: Json, mirror: _Mirror) -> Outcome:
         correct=_fraction(record.get(mirror.metric)),
         choice_tokens=None,
         prompt=context,
-        **judged(record, requests, mirror),
+        **answer,
     )
 
 
-def _scored(record: Json, requests: Sequence[Json], mirror: _Mirror) -> dict[str, Any]:
+def _scored(record: Json, continuations: Sequence[Any], mirror: _Mirror) -> dict[str, Any]:
     """Options by their log-probability; the first of the best is the answer."""
     logprobs = tuple(float(_first(_first(response))) for response in record["resps"])
     target = prediction = None
     if mirror.option is not None:
-        options = [request["arg_1"].strip() for request in requests]
+        options = [continuation.strip() for continuation in continuations]
         target = mirror.option(_position(str(record["target"]), options))
         prediction = mirror.option(max(range(len(logprobs)), key=logprobs.__getitem__))
     return {"target": target, "prediction": prediction, "choice_logprobs": logprobs}
@@ -181,7 +183,7 @@ def _position(target: str, options: Sequence[str]) -> int:
     return int(target) if target.isdecimal() and target not in options else options.index(target.strip())
 
 
-def _generated(record: Json, _: Sequence[Json], mirror: _Mirror) -> dict[str, Any]:
+def _generated(record: Json, mirror: _Mirror) -> dict[str, Any]:
     """Completions, and what the filter took out of the first."""
     target = prediction = None
     if mirror.target is not None:
