@@ -173,7 +173,7 @@ def lm_eval_task(case: Case, data: str | None) -> Any:
     folder, split, _ = _LM_EVAL[case.task]
     config = load_yaml(Path(lm_eval.__file__).parent / "tasks" / folder.format(case.subset))
     config.pop("tag", None)
-    dataset = {name: _dataset(case, data, name) for name in ("dev", split)}
+    dataset = {name: _dataset(case, data, name) for name in (resolve(case).task.shots_split, split)}
     task = ConfigurableTask(config=config | {"custom_dataset": lambda **_: dataset})
     task.set_config("num_fewshot", case.shots)
     return task
@@ -202,6 +202,7 @@ def _mmlu_rows(file: Iterable[str]) -> list[dict[str, Any]]:
 _LM_EVAL = {
     "cmmlu": ("cmmlu/cmmlu_{}.yaml", "test", csv.DictReader),
     "ceval": ("ceval/ceval-valid_{}.yaml", "val", csv.DictReader),
+    "gsm8k": ("gsm8k/gsm8k.yaml", "test", lambda file: map(json.loads, file)),
     "mmlu": ("mmlu/default/mmlu_{}.yaml", "test", _mmlu_rows),
 }
 

@@ -21,7 +21,7 @@ def main() -> int:
         "--cases",
         nargs="+",
         default=["cmmlu:agronomy:5:20", "mmlu:abstract_algebra:0:20"],
-        help="task:subset:shots:questions",
+        help="task:subset:shots:questions, for example gsm8k:main:5:2",
     )
     parser.add_argument("--tolerance", type=float, default=1e-3, help="largest |Δ log p| allowed")
     args = parser.parse_args()
@@ -39,11 +39,11 @@ def main() -> int:
             run, log = Path(folder) / f"run-{len(rows)}", Path(folder) / f"lm-eval-{len(rows)}"
             evalkit_run(case, args, run)
             lm_eval_log(case, args.data, theirs, log)
-            document = compare(read(run), read(log))
+            document = compare(read(run), read(log), examples=3)
             print(render(document), flush=True)
             (task,) = document["tasks"]
             differing = {f"{rung}_differ": found["differing"] for rung, found in task["rungs"].items()}
-            largest = task["logprobs"]["largest"]
+            largest = (task["logprobs"] or {}).get("largest", 0.0)  # a task that generates has none
             rows.append(
                 {"case": str(case), "questions": task["shared"], "max_difference": largest} | differing
             )

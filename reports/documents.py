@@ -203,6 +203,7 @@ class Data(_Part):
     official: bool | None = None
     variant: str | None = None
     chat_template: bool | None = None
+    chat: dict[str, Any] | None = None
 
 
 class Hashes(_Part):
@@ -210,6 +211,7 @@ class Hashes(_Part):
 
     data: str | None = None
     prompts: str | None = None
+    token_ids: str | None = None
 
 
 class Prepared(_Part):
@@ -223,6 +225,7 @@ class Details(_Part):
     """What its engine said of it."""
 
     random_weights: bool = False
+    versions: dict[str, Any] = {}
 
 
 class Loaded(_Part):
@@ -243,6 +246,9 @@ class Request(_Part):
 
     system: str | None = None
     answer_prefix: str | None = None
+    limit: Count | None = None
+    subsets: list[str] = []
+    selection: dict[str, Any] | None = None
 
 
 class Manifest(_Part):

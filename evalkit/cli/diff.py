@@ -26,8 +26,8 @@ def diff(
 ) -> None:
     """Say on which rung from data to scores two runs part, why, and how much it is worth.
 
-    The rungs: data, prompts, token ids, responses, outcomes. B may be what lm-evaluation-harness wrote with
-    --log_samples. Run with --log-prompts to see where prompts and their token ids differ.
+    The rungs: data, prompts, token ids, responses, outcomes. A or B may be what lm-evaluation-harness wrote
+    with --log_samples. Run with --log-prompts to see where prompts and their token ids differ.
 
     Examples:
 

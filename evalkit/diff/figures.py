@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evalkit.diff.document import matched
-from evalkit.diff.ladder import pair
 from evalkit.diff.logprobs import Options, options, spread
+from evalkit.diff.pairing import pairs
 from evalkit.diff.sides import Side
 from evalkit.reports.figures import INK, SERIES, Drawing
 from evalkit.reports.files import slug
@@ -30,11 +29,11 @@ _DECADES = 8
 
 def drawings(a: Side, b: Side) -> Iterator[Drawing]:
     """One figure per task that scores options on both sides. Call it, and save them, in our style."""
-    for mine, theirs in matched(a, b):
-        found = options(mine, theirs, pair(mine, theirs))
+    for pair in pairs(a, b):
+        found = options(pair)
         if found is None:
             continue
-        names = list(dict.fromkeys([mine.name, theirs.name]))
+        names = list(dict.fromkeys([pair.a.name, pair.b.name]))
         yield Drawing(
             f"logprobs-{slug(' '.join(names))}",
             f"{' against '.join(names)}: log-probabilities of {len(found.a):,} options",

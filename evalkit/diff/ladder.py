@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from evalkit.diff import tokens
-from evalkit.diff.sides import Key, TaskSide
-from evalkit.types import Outcome
+from evalkit.diff.pairing import Pair
+from evalkit.diff.sides import Key
 
 Rung = Literal["data", "prompts", "token_ids", "responses", "outcomes"]
-RUNGS: tuple[Rung, ...] = ("data", "prompts", "token_ids", "responses", "outcomes")
 
 Status = Literal["equal", "differs", "unknown"]
+
+_HELD: dict[Rung, tuple[str, ...]] = {
+    "data": ("target",),
+    "prompts": ("prompt_sha256",),
+    "token_ids": ("prompt_token_ids",),
+    "responses": ("choice_logprobs", "choice_tokens", "completions", "reasonings"),
+    "outcomes": ("prediction", "correct", "metrics"),
+}
+"""What samples hold of each rung: what its hash covers, but for the wording of errors."""
+_MORE_IN_HASH: tuple[Rung, ...] = ("data", "token_ids")
+"""Rungs of which samples hold only a part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,61 +35,68 @@ class Step:
     keys: tuple[Key, ...]
     """Samples that differ, where that can be said of samples."""
     n: int
-    """Samples compared."""
+    """Samples of which it can be said."""
 
 
-@dataclass(frozen=True, slots=True)
-class Pairs:
-    """Samples of one task on both sides."""
-
-    both: tuple[Key, ...]
-    """In the order of the first side."""
-    only_a: tuple[Key, ...]
-    only_b: tuple[Key, ...]
-
-
-def pair(a: TaskSide, b: TaskSide) -> Pairs:
-    """Match samples by subset and id."""
-    return Pairs(
-        tuple(key for key in a.samples if key in b.samples),
-        tuple(key for key in a.samples if key not in b.samples),
-        tuple(key for key in b.samples if key not in a.samples),
-    )
+def differs(pair: Pair, rung: Rung, key: Key) -> bool | None:
+    """Whether a shared sample differs on a rung; None where that cannot be said."""
+    a, b = pair.of(key)
+    if rung == "token_ids":
+        return tokens.differ(a, b)
+    held = [(getattr(a, name), getattr(b, name)) for name in _HELD[rung]]
+    # In a run, nothing is a value: no answer was found, or the sample failed. A log may just not say.
+    known = [both for both in held if not pair.has_log or all(value not in (None, {}) for value in both)]
+    # As text, in which what is not a number equals itself.
+    return any(repr(x) != repr(y) for x, y in known) if known else None
 
 
-def climb(a: TaskSide, b: TaskSide, pairs: Pairs) -> list[Step]:
-    """Compare rung by rung, by the hashes of the whole task and, where samples say it, sample by sample."""
-    return [_step(rung, a, b, pairs) for rung in RUNGS]
+def climb(pair: Pair) -> list[Step]:
+    """Compare rung by rung: samples with each other, and by its hash what samples do not hold."""
+    return [_step(pair, rung) for rung in _HELD]
 
 
-def first_difference(steps: Sequence[Step]) -> Step | None:
-    """The lowest rung that differs."""
-    return next((step for step in steps if step.status == "differs"), None)
+def _step(pair: Pair, rung: Rung) -> Step:
+    found = {key: differs(pair, rung, key) for key in pair.both}
+    keys = tuple(key for key, differ in found.items() if differ)
+    n = sum(differ is not None for differ in found.values())
+    status = _status(pair, rung, keys, n)
+    return Step(rung, status, () if status == "equal" else keys, n)
 
 
-def _step(rung: Rung, a: TaskSide, b: TaskSide, pairs: Pairs) -> Step:
-    differ = _DIFFER[rung]
-    keys = tuple(key for key in pairs.both if differ(a.samples[key], b.samples[key]))
-    mine, theirs = a.hashes.get(rung), b.hashes.get(rung)
-    if mine and theirs and not (pairs.only_a or pairs.only_b):
-        status: Status = "equal" if mine == theirs else "differs"
-    elif keys:
-        status = "differs"
-    else:
-        # Equal samples say nothing of what samples do not hold.
-        status = "unknown" if rung in ("data", "token_ids") else "equal"
-    return Step(rung, status, keys, len(pairs.both))
+def _status(pair: Pair, rung: Rung, keys: Sequence[Key], n: int) -> Status:
+    if rung in _MORE_IN_HASH and (agree := _hashes_agree(pair, rung)) is not None:
+        return "equal" if agree else "differs"
+    if keys:
+        return "differs"
+    return "unknown" if rung in _MORE_IN_HASH or not n else "equal"
 
 
-def _by(what: Callable[[Outcome], object]) -> Callable[[Outcome, Outcome], bool]:
-    return lambda a, b: what(a) != what(b)
+def _hashes_agree(pair: Pair, rung: Rung) -> bool | None:
+    """Whether the hashes of the whole task are the same; None unless they are of the same samples."""
+    a, b = (side.hashes.get(rung) for side in pair.sides)
+    return a == b if a and b and pair.both and not pair.only_a and not pair.only_b else None
 
 
-_DIFFER: dict[Rung, Callable[[Outcome, Outcome], bool]] = {
-    "data": _by(lambda o: o.target),
-    "prompts": _by(lambda o: o.prompt_sha256),
-    "token_ids": tokens.differ,
-    "responses": _by(lambda o: (o.choice_logprobs, o.completions, o.error)),
-    "outcomes": _by(lambda o: (o.prediction, o.correct)),
-}
-"""Whether a sample differs on a rung, by what it holds of that."""
+def independent(pair: Pair, steps: Sequence[Step]) -> list[Step]:
+    """The lowest rung that differs, then what it cannot explain.
+
+    That is, of each higher rung, the samples that differ there and are equal on all lower ones; `n` of such a
+    step counts the latter.
+    """
+    found: list[Step] = []
+    equal = set(pair.both)
+    for step in steps:
+        if step.status != "differs":
+            continue
+        keys = tuple(key for key in step.keys if key in equal)
+        if not found:
+            found.append(step)
+        elif keys:
+            found.append(Step(step.rung, "differs", keys, len(equal)))
+        if step.rung == "token_ids" and not step.keys and found == [step]:
+            break  # nobody knows which samples these are
+        equal.difference_update(keys)
+        if step.rung == "data":
+            # The text of a record shows in its prompt only.
+            equal -= {key for key in equal if differs(pair, "prompts", key)}
+    return found

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from evalkit.diff.ladder import Pairs
-from evalkit.diff.sides import Key, TaskSide
+from evalkit.diff.pairing import Pair
+from evalkit.diff.sides import Key
 
 Floats = npt.NDArray[np.float64]
 
@@ -40,12 +40,12 @@ class Spread:
     """Sample of the largest difference."""
 
 
-def options(a: TaskSide, b: TaskSide, pairs: Pairs) -> Options | None:
+def options(pair: Pair) -> Options | None:
     """Options of samples that have as many on both sides; None without any."""
     rows: list[tuple[float, float, float]] = []
     keys: list[Key] = []
-    for key in pairs.both:
-        one, other = a.samples[key], b.samples[key]
+    for key in pair.both:
+        one, other = pair.of(key)
         mine, theirs = one.choice_logprobs or (), other.choice_logprobs or ()
         if len(mine) == len(theirs):
             judged = one.correct is not None and other.correct is not None

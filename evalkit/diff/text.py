@@ -9,16 +9,10 @@ from evalkit.reports.text import one_line, visible
 
 Json = Mapping[str, Any]
 
-_NAMES = {
-    "data": "data",
-    "prompts": "prompts",
-    "token_ids": "token ids",
-    "responses": "responses",
-    "outcomes": "outcomes",
-}
 _LONGEST = 200
-"""Characters of a completion that are shown."""
-
+"""Characters of a completion, or of a line of a prompt, that are shown."""
+_MOST_LINES = 30
+"""Of a difference of prompts."""
 
 _MARKS = {"equal": "{}", "delete": "[-{}-]", "insert": "{{+{}+}}"}
 """As wdiff and `git diff --word-diff` write what only the first or the second has."""
@@ -43,27 +37,69 @@ def _lines(document: Json) -> Iterator[str]:
 
 def _task(task: Json) -> Iterator[str]:
     yield one_line(task["a"] if task["a"] == task["b"] else f"{task['a']}  against  {task['b']}")
-    samples = f"  {task['shared']:,} samples in both"
-    if task["only_a"] or task["only_b"]:
-        samples += f", {task['only_a']:,} only in A, {task['only_b']:,} only in B"
-    yield samples
+    yield _samples(task)
     for rung, found in task["rungs"].items():
-        count = f"  {found['differing']:,} of {found['of']:,} samples" if found["differing"] else ""
         here = "  <- first difference" if rung == task["first"] else ""
-        yield f"  {_NAMES[rung]:<10} {found['status']:<8}{count}{here}"
-    yield from (f"  cause: {one_line(cause['sentence'])}" for cause in task["causes"])
+        yield f"  {_rung(rung):<10} {found['status']:<8}{_count(rung, found)}{here}".rstrip()
+    if task["verdict"] == "equal":
+        partly = any(found["status"] == "unknown" for found in task["rungs"].values())
+        yield f"  no difference{' in what both put down' if partly else ''}"
+    yield from _causes(task)
+    for also in task["also"]:
+        yield f"  also, {also['differing']:,} of the {also['of']:,} samples {_EQUAL_SO_FAR[also['rung']]}"
+        yield from _causes(also)
     if task["token_ids"] and task["token_ids"]["differing"]:
         yield _positions(task["token_ids"])
-    if task["logprobs"]:
-        found = task["logprobs"]
-        yield (
-            f"  log-probabilities of {found['n']:,} options differ by (nat): median {found['median']:.2g}, "
-            f"99 % {found['p99']:.2g}, most {found['largest']:.2g} ({one_line('/'.join(found['key']))})"
-        )
+    if task["logprobs"] and task["logprobs"]["largest"]:
+        yield _logprobs(task["logprobs"])
     if task["effect"]:
         yield _effect(task["effect"])
     for example in task["examples"]:
         yield from _example(example)
+
+
+_EQUAL_SO_FAR = {
+    "prompts": "with the same record have other prompts",
+    "token_ids": "with the same prompt have other token ids",
+    "responses": "with the same prompt have other responses",
+    "outcomes": "with the same response have other outcomes",
+}
+
+
+def _samples(task: Json) -> str:
+    said = f"  {task['shared']:,} samples in both"
+    if task["only_a"] or task["only_b"]:
+        said += f", {task['only_a']:,} only in A, {task['only_b']:,} only in B"
+        picked = [
+            f"{side.upper()} ran with {one_line(task['picked'][side])}"
+            for side in "ab"
+            if task["picked"][side]
+        ]
+        said += f" ({'; '.join(picked)})" if picked else ""
+    return said
+
+
+def _rung(rung: str) -> str:
+    return rung.replace("_", " ")
+
+
+def _count(rung: str, found: Json) -> str:
+    if found["differing"]:
+        return f"  {found['differing']:,} of {found['of']:,} samples"
+    if (rung, found["status"]) == ("data", "unknown") and found["of"]:
+        return "  (right answers are the same)"
+    return ""
+
+
+def _causes(task: Json) -> Iterator[str]:
+    yield from (f"  cause: {one_line(cause['sentence'])}" for cause in task["causes"])
+
+
+def _logprobs(found: Json) -> str:
+    return (
+        f"  log-probabilities of {found['n']:,} options differ by (nat): median {found['median']:.2g}, "
+        f"99 % {found['p99']:.2g}, most {found['largest']:.2g} ({one_line('/'.join(found['key']))})"
+    )
 
 
 def _positions(found: Json) -> str:
@@ -75,9 +111,12 @@ def _positions(found: Json) -> str:
 
 def _effect(effect: Json) -> str:
     low, high = effect["ci95"]
+    metrics = f" ({', '.join(map(one_line, effect['metrics']))})" if effect["metrics"] else ""
     return (
-        f"  effect: B - A = {effect['points']:+.2f} points [{low:+.2f}, {high:+.2f}] on {effect['n']:,} "
-        f"samples; right only in A {effect['only_a_right']:,}, only in B {effect['only_b_right']:,}"
+        f"  effect: B - A = {effect['points']:+.2f} points [{low:+.2f}, {high:+.2f}] of the "
+        f"{effect['average']} average{metrics} on {effect['n']:,} samples; "
+        f"{'right' if effect['right_or_wrong'] else 'higher'} only in A {effect['higher_in_a']:,}, "
+        f"only in B {effect['higher_in_b']:,}"
     )
 
 
@@ -85,10 +124,25 @@ def _example(example: Json) -> Iterator[str]:
     yield f"  {one_line(example['subset'])}/{one_line(example['id'])}"
     for side in ("a", "b"):
         yield f"    {side.upper()}: {_answer(example[side])}"
-    for line in visible(example.get("prompt_diff", "")).splitlines():
-        yield f"    {line}"
+    if "prompt_diff" in example:
+        yield from _prompts(example["prompt_diff"])
     if "token_diff" in example:
         yield f"    {_tokens(example['token_diff'])}"
+
+
+def _prompts(diff: Json) -> Iterator[str]:
+    lines = [visible(line) for line in diff["lines"][:_MOST_LINES]]
+    yield from (f"    {_start(line)}" for line in lines)
+    more = len(diff["lines"]) - len(lines) + diff["more"]
+    if more:
+        yield f"    … {more:,} more lines"
+    if more or any(len(line) > _LONGEST for line in lines):
+        a, b = repr(diff["a"]), repr(diff["b"])
+        yield f"    prompts part at character {diff['position']:,}: {visible(a)} in A, {visible(b)} in B"
+
+
+def _start(line: str) -> str:
+    return line if len(line) <= _LONGEST else line[:_LONGEST] + "…"
 
 
 def _tokens(diff: Json) -> str:
@@ -112,5 +166,5 @@ def _answer(answer: Json) -> str:
         values = ("not finite" if value is None else f"{value:.3f}" for value in answer["logprobs"])
         said += f" ({', '.join(values)})"
     if answer["completion"] is not None:
-        said += f": {answer['completion'][:_LONGEST]}"
+        said += f": {_start(answer['completion'])}"
     return one_line(said)

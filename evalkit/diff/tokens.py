@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import difflib
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
+from evalkit.diff.pairing import Pair
 from evalkit.diff.sides import Key
 from evalkit.tokens import Ids, common_prefix
 from evalkit.types import Outcome
@@ -22,20 +23,17 @@ _WINDOW = 400
 """Ids in which changes are looked for: the matcher takes the square of it."""
 
 
-def pairs(
-    a: Mapping[Key, Outcome], b: Mapping[Key, Outcome], keys: Iterable[Key]
-) -> Iterator[tuple[Ids, Ids]]:
+def kept(pair: Pair, keys: Iterable[Key]) -> Iterator[tuple[Ids, Ids]]:
     """The ids in front of the answer of those samples that have them on both sides."""
-    for key in keys:
-        mine, theirs = a[key].prompt_token_ids, b[key].prompt_token_ids
-        if mine is not None and theirs is not None:
-            yield mine, theirs
+    for a, b in map(pair.of, keys):
+        if a.prompt_token_ids is not None and b.prompt_token_ids is not None:
+            yield a.prompt_token_ids, b.prompt_token_ids
 
 
-def differ(a: Outcome, b: Outcome) -> bool:
-    """Whether the ids in front of an answer differ; False where a side did not keep them."""
+def differ(a: Outcome, b: Outcome) -> bool | None:
+    """Whether the ids in front of an answer differ; None where a side did not keep them."""
     mine, theirs = a.prompt_token_ids, b.prompt_token_ids
-    return mine is not None and theirs is not None and not np.array_equal(mine, theirs)
+    return None if mine is None or theirs is None else not np.array_equal(mine, theirs)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ def mock(output: Path, data: Path, tasks: str = "cmmlu", **options: Any) -> None
 
 def parted(a: Path, b: Path) -> tuple[str | None, list[str], dict[str, Any]]:
     """Rung, kinds of causes, and everything said of the one task."""
-    document = compare(read_run(a), read_run(b))
+    document = compare(read_run(a), read_run(b), 3)
     json.dumps(document, allow_nan=False)
     (task,) = document["tasks"]
     return task["first"], [cause["kind"] for cause in task["causes"]], task

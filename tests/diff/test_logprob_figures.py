@@ -64,7 +64,7 @@ class TestPlots:
         png, svg = sorted((tmp_path / "plots").iterdir())
         assert [line.removeprefix("wrote ") for line in ran.err.splitlines()] == [str(png), str(svg)]
         effect = parted(*runs)[2]["effect"]
-        flipped = {side: 4 * effect[f"only_{side}_right"] for side in "ab"}
+        flipped = {side: 4 * effect[f"higher_in_{side}"] for side in "ab"}
         assert flipped["a"] + flipped["b"] > 0
         found = texts(svg)
         assert f"cmmlu@official:test:5shot: log-probabilities of {4 * N} options" in found

@@ -98,7 +98,7 @@ def test_examples_in_another_order(data: Path, tmp_path: Path) -> None:
     mock(tmp_path / "b", data, log_prompts=True)
     first, causes, task = parted(tmp_path / "a", tmp_path / "b")
     assert (first, causes) == ("prompts", ["shot order"])
-    assert task["examples"][0]["prompt_diff"].startswith("--- A")
+    assert task["examples"][0]["prompt_diff"]["lines"][0] == "--- A"
 
 
 def test_an_edited_example(data: Path, tmp_path: Path) -> None:
