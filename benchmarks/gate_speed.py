@@ -5,6 +5,7 @@ The runs are made up: one in ten answers differs. The whole command is timed, fr
 
 from __future__ import annotations
 
+import re
 import statistics
 import subprocess
 import tempfile
@@ -60,8 +61,9 @@ def seconds(baseline: Path, candidate: Path, repeats: int) -> float:
     times = []
     for _ in range(repeats):
         began = time.monotonic()
-        subprocess.run(command, check=False, capture_output=True)
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
         times.append(time.monotonic() - began)
+        assert done.returncode in (0, 1), done.stderr
     return statistics.median(times)
 
 
@@ -80,17 +82,35 @@ def write(root: Path, predictions: dict[str, np.ndarray], answers: dict[str, np.
             for subset, at, said, right, score in rows
         ]
         means = [part.mean() for part in np.split(correct, np.cumsum(sizes)[:-1])]
-        counters = {"samples": len(ids), "errors": 0, "unparsed": 0, "truncated": 0}
-        metrics = {"acc": {"value": float(np.mean(means))}}
-        task = name.partition("@")[0]
-        entries[name] = {"task": task, "average": "macro", "metrics": metrics, "counters": counters}
+        zero = ("errors", "unparsed", "truncated", "ties", "non_finite", "close_calls")
+        score = float(np.mean(means))
+        task, protocol, split, shots = re.split("[@:]", name)
+        entries[name] = {
+            "task": task,
+            "protocol": protocol,
+            "split": split,
+            "shots": int(shots.removesuffix("shot")),
+            "average": "macro",
+            "metrics": {"acc": {"value": score, "stderr": 0.0, "ci95": [score, score], "n": len(ids)}},
+            **{part: {} for part in ("groups", "subsets", "averages")},
+            "counters": {"samples": len(ids)} | dict.fromkeys(zero, 0),
+        }
     store = RunStore(root)
     root.mkdir()
     store.write_samples(outcomes)
     hashes = {name: {"hashes": {"data": "0" * 64}} for name in SIZES}
     store.write_json("manifest.json", {"schema_version": 1, "tasks": hashes})
-    results = {"schema_version": 1, "run_id": root.name, "model": {"name": "made up"}, "cost": {}}
-    store.write_json("results.json", {**results, "tasks": entries})
+    counted = (
+        "wall_s",
+        "load_s",
+        "tokens_logical",
+        "tokens_computed",
+        "tokens_generated",
+        "peak_memory_bytes",
+    )
+    results = {"schema_version": 1, "evalkit_version": "0", "status": "complete", "run_id": root.name}
+    results |= {"model": {"name": "made up"}, "cost": dict.fromkeys(counted, 0), "tasks": entries}
+    store.write_json("results.json", results)
 
 
 if __name__ == "__main__":
