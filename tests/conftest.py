@@ -2,12 +2,27 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from helpers import missing
 
+if TYPE_CHECKING:
+    from evalkit.backends.hf.backend import HfBackend
+
 # Tests that start Python must import the installed evalkit, not the source folder they are started in.
 os.environ["PYTHONSAFEPATH"] = "1"
+
+# Workers share the cores; threads that wait for each other on a busy core are slower than one.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For `--dist loadgroup`: a file's tests share what they prepare, and one engine runs at a time."""
+    for item in items:
+        group = "engines" if item.get_closest_marker("engine") else item.path.name
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")
@@ -17,3 +32,11 @@ def official_data() -> Path:
     if folder is None:
         missing("needs the official benchmark data; set EVALKIT_DATA to its folder")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def demo() -> HfBackend:
+    """The dense demo model on transformers, in float32: for many tests, none of which changes it."""
+    from evalkit.backends.hf.backend import HfBackend
+
+    return HfBackend.from_name("demo", dtype="float32", device="cpu")

@@ -16,12 +16,11 @@ from pathlib import Path
 
 import pytest
 from helpers import cli, missing, samples
-from official import CASES, check_agreement
+from official import ONE_OF_EACH_TASK, check_agreement
 
 from evalkit import demo_models
 from evalkit.backends.base import Backend
 from evalkit.backends.openai.backend import OpenAiBackend
-from evalkit.backends.opening import EngineOptions, open_backend
 from evalkit.testing import check_backend
 
 pytestmark = pytest.mark.engine
@@ -69,14 +68,9 @@ def vllm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         tmp_path_factory.mktemp("vllm") / "log",
         "vllm.entrypoints.openai.api_server", "--model", str(demo_models.ensure("demo")),
         "--served-model-name", "demo", "--dtype", "float32", "--max-model-len", "2048", "--enforce-eager",
-        VLLM_CPU_KVCACHE_SPACE="2",
+        "--max-num-batched-tokens", "512", VLLM_CPU_KVCACHE_SPACE="1",
     ) as url:  # fmt: skip
         yield url
-
-
-@pytest.fixture(scope="module")
-def plain() -> Backend:
-    return open_backend(EngineOptions("demo", "hf", dtype="float32", device="cpu"))
 
 
 @contextmanager
@@ -146,12 +140,12 @@ def test_vllm_gives_the_scores_of_transformers(vllm: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.data
-@pytest.mark.parametrize(("name", "subset", "limit"), CASES)
+@pytest.mark.parametrize(("name", "subset", "limit"), ONE_OF_EACH_TASK)
 def test_vllm_scores_official_questions_as_transformers_does(
-    vllm: str, plain: Backend, official_data: Path, name: str, subset: str, limit: int
+    vllm: str, demo: Backend, official_data: Path, name: str, subset: str, limit: int
 ) -> None:
     with connected(vllm, "demo") as backend:
-        check_agreement(backend, plain, official_data, name, subset, limit)
+        check_agreement(backend, demo, official_data, name, subset, limit)
 
 
 def test_vllm_generates_for_a_run(vllm: str, tmp_path: Path) -> None:
