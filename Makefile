@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 # The CPU build of torch; set TORCH='torch==2.13.0 --index-url …' to take another build or index.
 TORCH ?= torch==2.13.0
-# Test files that run side by side; each may hold a model, some 2 GB.
+# Test files that run side by side; those that start engines follow each other on one of the workers.
 WORKERS ?= 2
 
 BIN := $(VENV)/bin
