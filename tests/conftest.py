@@ -13,16 +13,10 @@ if TYPE_CHECKING:
 # Tests that start Python must import the installed evalkit, not the source folder they are started in.
 os.environ["PYTHONSAFEPATH"] = "1"
 
-# Workers share the cores; threads that wait for each other on a busy core are slower than one.
+# Workers share the cores: threads that wait for each other, or for one core, are slower than one that moves.
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For `--dist loadgroup`: a file's tests share what they prepare, and one engine runs at a time."""
-    for item in items:
-        group = "engines" if item.get_closest_marker("engine") else item.path.name
-        item.add_marker(pytest.mark.xdist_group(group))
+    os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")
 
 
 @pytest.fixture(scope="session")
