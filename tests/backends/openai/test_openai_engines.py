@@ -153,7 +153,11 @@ def test_vllm_generates_for_a_run(vllm: str, tmp_path: Path) -> None:
     assert any(row["completion"] for row in rows)
 
 
-def test_llama_keeps_every_promise_where_it_adds_the_bos(llama_with_bos: str) -> None:
+def test_llama_keeps_every_promise_where_it_adds_the_bos(
+    llama_with_bos: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # For every token it echoes this server sorts the whole vocabulary.
+    monkeypatch.setattr("evalkit.testing.backends._SHARED", "Question: Which city?\nAnswer: A\n\n")
     with connected(llama_with_bos) as backend:
         assert "echo" in backend.info.details["scoring_path"]
         check_backend(backend)
