@@ -167,7 +167,7 @@ def test_llama_is_not_believed_where_its_echo_is_off_by_one(llama: str, tmp_path
     with connected(llama) as backend:
         assert backend.info.details["probe"]["echo"].startswith("wrong")
         assert backend.info.details["scoring_path"] == "logit_bias"
-    check_run(llama, tmp_path / "run", "--tasks", "mmlu", "--limit", "1")
+    check_run(llama, tmp_path / "run", "--tasks", "mmlu:test:0shot", "--limit", "1")
 
 
 def test_llama_generates_for_a_run(llama: str, tmp_path: Path) -> None:
