@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 # The CPU build of torch; set TORCH='torch==2.13.0 --index-url …' to take another build or index.
 TORCH ?= torch==2.13.0
+# Test files that run side by side; each worker needs some 6 GB.
+WORKERS ?= 2
 
 BIN := $(VENV)/bin
 # The venv is made without a pip of its own: Debian's python3 cannot make one without further packages.
@@ -25,7 +27,8 @@ types: $(VENV)/.dev
 	cd $(VENV) && bin/mypy --config-file ../pyproject.toml -p evalkit
 
 pytest: $(VENV)/.dev engines bubblewrap chromium
-	$(BIN)/pytest
+	# In their order: those that start engines, which take longest, come early.
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 bubblewrap: ## What generated programs are shut into
 	@command -v bwrap >/dev/null || { apt-get -qq update && apt-get -qq install -y bubblewrap; } \

@@ -586,7 +586,7 @@ def test_the_demo_model_converses(tmp_path: Path) -> None:
         "--model",
         "demo",
         "--tasks",
-        "ceval:val:2shot,mmlu@oc-gen",
+        "ceval:val:2shot,mmlu@oc-gen:test:1shot",
     ]
     command += ["--data", "sample", "--limit", "1", "--chat", "--output", "run", "--json", "--log-prompts"]
     command += ["--system", "Answer with a letter.", "--answer-prefix", "The answer is "]

@@ -44,11 +44,10 @@ def test_agronomy_in_float32_has_the_accuracy_lm_eval_reports(official_data, tmp
 
 
 @pytest.mark.model
-def test_the_mixture_of_experts_scores_like_the_dense_model_it_was_made_from() -> None:
+def test_the_mixture_of_experts_scores_like_the_dense_model_it_was_made_from(demo) -> None:
     source = open_source("sample")
-    dense = HfBackend.from_name("demo", dtype="float32")
-    asked = [p.encoded for p in prompts("cmmlu@official:test:5shot", "astronomy", source, dense, 6)]
-    expected = dict(dense.score(asked))
+    asked = [p.encoded for p in prompts("cmmlu@official:test:5shot", "astronomy", source, demo, 3)]
+    expected = dict(demo.score(asked))
     mixture = HfBackend.from_name("demo-moe", dtype="float32")
     for i, response in mixture.score(asked):
         for ours, theirs in zip(response.scores, expected[i].scores, strict=True):
@@ -57,15 +56,14 @@ def test_the_mixture_of_experts_scores_like_the_dense_model_it_was_made_from() -
 
 @pytest.mark.model
 @pytest.mark.parametrize("spec", ["mmlu@cn-mixtral", "ceval@cn-mixtral", "cmmlu@oc-ppl", "ceval@oc-ppl"])
-def test_every_kind_of_request_agrees_with_plain_forwards(spec) -> None:
-    backend = HfBackend.from_name("demo", dtype="float32")
+def test_every_kind_of_request_agrees_with_plain_forwards(demo, spec) -> None:
     source = open_source("sample")
     subset = {"mmlu": "computer_security", "ceval": "computer_network", "cmmlu": "astronomy"}[
         spec.split("@")[0]
     ]
-    asked = [p.encoded for p in prompts(spec, subset, source, backend, 3)]
-    for i, response in backend.score(asked):
-        plain = backend.score_reference(asked[i])
+    asked = [p.encoded for p in prompts(spec, subset, source, demo, 2)]
+    for i, response in demo.score(asked):
+        plain = demo.score_reference(asked[i])
         for ours, theirs in zip(response.scores, plain.scores, strict=True):
             assert ours.logprob == pytest.approx(theirs.logprob, abs=5e-3)
             assert ours.n_tokens == theirs.n_tokens
@@ -78,14 +76,13 @@ def test_the_demo_model_conforms(dtype) -> None:
 
 
 @pytest.mark.model
-def test_the_size_of_a_batch_does_not_change_a_greedy_answer() -> None:
-    backend = HfBackend.from_name("demo", dtype="float32")
+def test_the_size_of_a_batch_does_not_change_a_greedy_answer(demo) -> None:
     texts = [f"Question: What is {i} + {i}?\nAnswer:" for i in range(5)]
     texts += ["Once upon a time", "def add(a, b):\n", "The capital of France is"]
-    asked = [EncodedPrompt(encode_prompt(backend.tokenizer, text), 12 + i) for i, text in enumerate(texts)]
-    together = dict(backend.generate(asked))
+    asked = [EncodedPrompt(encode_prompt(demo.tokenizer, text), 12 + i) for i, text in enumerate(texts)]
+    together = dict(demo.generate(asked))
     with mock.patch.dict(generation._MOST_SLOTS, cpu=1):
-        alone = dict(backend.generate(asked))
+        alone = dict(demo.generate(asked))
     for i in range(len(asked)):
         (a,), (b,) = together[i].completions, alone[i].completions
         assert (a.text, a.finish_reason) == (b.text, b.finish_reason)

@@ -309,7 +309,7 @@ def test_a_thousand_requests_at_a_time_need_no_more_memory() -> None:
     n, process = 2000, psutil.Process()
     with serving(delay_s=1.5, completions=False, tokenizer=False) as server:
         backend = OpenAiBackend.connect(
-            "fake", base_url=server.url, engine_args={"max_concurrency": "1000", "timeout_s": "60"}
+            "fake", base_url=server.url, engine_args={"max_concurrency": "1000", "timeout_s": "600"}
         )
         backend._client.limit.allowed = 1000.0  # without the time it takes to get there
         prompts = [EncodedPrompt(ids(f"prompt {i} " * 20), 4) for i in range(n)]

