@@ -74,6 +74,8 @@ class FakeServer:
     can: Abilities = field(default_factory=Abilities)
     faults: Faults = lambda number, path: None
     delay_s: float = 0.0
+    crowd: int = 0
+    """So many requests must have come at a time before any is answered."""
     paths: Counter[str] = field(default_factory=Counter)
     bodies: list[dict[str, Any]] = field(default_factory=list)
     most_at_once: int = 0
@@ -141,6 +143,8 @@ class FakeServer:
         self._at_once += 1
         self.most_at_once = max(self.most_at_once, self._at_once)
         try:
+            while self.most_at_once < self.crowd:
+                await asyncio.sleep(0.2)
             await asyncio.sleep(fault.seconds if fault else self.delay_s)
             return await self._respond(method, path, headers, raw, fault, writer)
         finally:

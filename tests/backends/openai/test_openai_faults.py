@@ -309,9 +309,10 @@ def test_a_thousand_requests_at_a_time_need_no_more_memory() -> None:
     n, process = 2000, psutil.Process()
     with serving(delay_s=1.5, completions=False, tokenizer=False) as server:
         backend = OpenAiBackend.connect(
-            "fake", base_url=server.url, engine_args={"max_concurrency": "1000", "timeout_s": "600"}
+            "fake", base_url=server.url, engine_args={"max_concurrency": "1000", "timeout_s": "200"}
         )
         backend._client.limit.allowed = 1000.0  # without the time it takes to get there
+        server.crowd = 900
         prompts = [EncodedPrompt(ids(f"prompt {i} " * 20), 4) for i in range(n)]
         seen: dict[int, object] = {}
         full_bytes = 0
@@ -325,7 +326,7 @@ def test_a_thousand_requests_at_a_time_need_no_more_memory() -> None:
         backend.close()
     assert sorted(seen) == list(range(n))
     assert set(seen.values()) == {GenerateResponse}
-    assert server.most_at_once > 800
+    assert server.most_at_once >= server.crowd
     assert grown < 50e6, f"{grown / 1e6:.0f} MB more for the last thousand"
 
 
