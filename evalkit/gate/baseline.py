@@ -143,7 +143,7 @@ def chosen(given: Path | None, policy: PolicyFile) -> Outcomes:
     path = given or policy.baseline
     if path is None:
         raise UsageError(
-            f"no baseline: name a run directory or a file of evalkit baseline save with --baseline, or in "
-            f"{policy.name} (baseline: FILE)"
+            "no baseline: name a run directory or a file of evalkit baseline save with --baseline, or in the "
+            "policy (baseline: FILE)"
         )
     return read_any(path)

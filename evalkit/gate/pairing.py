@@ -74,10 +74,10 @@ def _missing(baseline: Outcomes, candidate: Outcomes, names: Sequence[str]) -> s
             f"{candidate.name} has {similar[0]}, {baseline.name} has {names[0]}: another protocol, split or "
             "number of examples; compare like with like"
         )
-    return (
-        f"{candidate.name} lacks {', '.join(names) or 'every task'} of {baseline.name}; run what the "
-        "baseline has, or allow a part of it in the policy (subset: true)"
-    )
+    remedy = "run what the baseline has"
+    if len(names) < len(baseline.tasks):
+        remedy += ", or allow a part of it in the policy (subset: true)"
+    return f"{candidate.name} lacks {', '.join(names) or 'every task'} of {baseline.name}; {remedy}"
 
 
 def _pair(baseline: TaskOutcomes, candidate: TaskOutcomes, *, subset: bool) -> Pair:

@@ -138,8 +138,8 @@ def _plan_task(baseline: Outcomes, task: TaskOutcomes, policy: PolicyFile, tasks
     fewest = max(rule.min_samples, len(set(frame.subsets)))
     if fewest > frame.n:
         raise UsageError(
-            f"{policy.where(place, 'min_samples')}: {task.name} has {frame.n:,} samples with a {metric} in "
-            f"{baseline.name}, {fewest:,} are demanded"
+            f"{policy.where(place, 'min_samples')}: {task.name} has {frame.n:,} samples with a score in "
+            f"{metric} in {baseline.name}, {fewest:,} are demanded"
         )
     part = bisect_left(range(frame.n), True, lo=fewest, key=prospect.suffices)
     return TaskPlan(

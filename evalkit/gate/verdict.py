@@ -163,7 +163,7 @@ def _case(pair: Pair, policy: PolicyFile) -> _Case:
     if rows.size < rule.min_samples:
         raise UsageError(
             f"{policy.where(place, 'min_samples')}: {pair.baseline.name} has {rows.size:,} samples with a "
-            f"{metric} in both runs, {rule.min_samples:,} are demanded; run more"
+            f"score in {metric} in both runs, {rule.min_samples:,} are demanded; run more"
         )
     return _Case(pair, rule, metric, compare(pair, metric, rows, lower_is_better=rule.direction == "lower"))
 
