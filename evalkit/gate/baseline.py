@@ -38,6 +38,8 @@ def save(run: Path, path: Path, previous: Path | None = None) -> int:
 
     found = read_run(run)
     tasks = found.tasks.values()
+    for task in tasks:
+        task.check()
     columns = {name: [value for task in tasks for value in task.columns[name]] for name in COLUMNS}
     if previous is not None:
         found = _with_changes(found, read_any(previous))

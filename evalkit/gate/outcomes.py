@@ -110,6 +110,16 @@ class TaskOutcomes:
             )
         return scores
 
+    def check(self) -> None:
+        """Make sure that the samples can be told apart and compared.
+
+        Raises:
+            DataError: two share an id, or a score is no fraction.
+        """
+        _ = self.row_of
+        if self.headline:
+            self.scores(self.headline)
+
     def _metric(self, name: str) -> list[float | None]:
         texts = self.columns["metrics"]
         # Few different ones, each read once.

@@ -9,11 +9,12 @@ import pytest
 from helpers import cli
 from made_runs import Made, flipped, write_run
 
-from evalkit.errors import EvalkitError
+from evalkit.errors import DataError, EvalkitError
 from evalkit.gate.baseline import read, read_any, save
 from evalkit.gate.outcomes import read_run
 from evalkit.gate.policy import load
 from evalkit.gate.verdict import judge
+from evalkit.store import RunStore
 
 RNG = np.random.default_rng(0)
 
@@ -50,6 +51,19 @@ def test_a_baseline_says_what_its_run_says(tmp_path: Path) -> None:
         for path in (a, tmp_path / "kept/a.baseline.parquet")
     )
     assert of_run.tasks == of_file.tasks
+
+
+@pytest.mark.parametrize(
+    "made",
+    [Made([1.0, float("nan"), 0.0]), Made([1.0, 1.0, 0.0], ids=["a", "b", "a"])],
+    ids=["not a number", "one id twice"],
+)
+def test_a_run_that_can_never_be_compared_is_not_saved(tmp_path: Path, made: Made) -> None:
+    run = write_run(tmp_path / "run", Made([1.0, 1.0, 0.0]))
+    RunStore(run).write_samples(made.outcomes())
+    with pytest.raises(DataError):
+        save(run, tmp_path / "b.parquet")
+    assert not (tmp_path / "b.parquet").exists()
 
 
 def test_a_damaged_baseline_is_an_error_or_unharmed(tmp_path: Path) -> None:
