@@ -26,7 +26,7 @@ from evalkit.presets import ModelSource, resolve
 
 _log = logging.getLogger(__name__)
 
-_CPU_CACHE_GIB = "4"
+_CPU_CACHE_BYTES = 4 << 30
 _CPU_BLOCK_TOKENS = 32
 
 
@@ -88,7 +88,6 @@ def _quieten() -> None:
     """Settings vLLM reads from the environment; what the user has set stays."""
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", _CPU_CACHE_GIB)
 
 
 def _arguments(path: str, model: ModelSource, options: EngineOptions) -> dict[str, Any]:
@@ -113,6 +112,8 @@ def _arguments(path: str, model: ModelSource, options: EngineOptions) -> dict[st
         # Compiling takes minutes there and gains little; only whole blocks of a prefix are cached, so that
         # the platform's own 128 tokens leave much to be computed again.
         arguments |= {"enforce_eager": True, "block_size": _CPU_BLOCK_TOKENS}
+        # Not by the environment, which would win over what the user asks for.
+        arguments["kv_cache_memory_bytes"] = _CPU_CACHE_BYTES
     if options.batch_tokens is not None:
         arguments["max_num_batched_tokens"] = options.batch_tokens
     return arguments
