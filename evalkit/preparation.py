@@ -44,7 +44,7 @@ class RunOptions:
     limit: int | None = None
     """First N samples of each subset."""
     selection: Selection | None = None
-    """Only these samples; other tasks than its own are refused."""
+    """Only these samples, of every task that is run."""
     seed: int = 0
     chat: bool | None = None
     """Whether prompts go through the model's chat template; None leaves it to the protocol."""

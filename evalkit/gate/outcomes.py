@@ -173,7 +173,7 @@ def read_run(root: Path) -> Outcomes:
         )
     asked = {
         name: {key: manifest.get("request", {}).get(key) for key in ASKED}
-        | {"chat_template": prepared[name].get("data", {}).get("chat_template")}
+        | {"chat_template": (prepared[name].get("data") or {}).get("chat_template")}
         for name in run.tasks
     }
     ladders = {name: prepared[name]["hashes"] for name in run.tasks}

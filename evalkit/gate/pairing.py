@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evalkit.errors import UsageError
-from evalkit.gate.outcomes import Outcomes, TaskOutcomes
+from evalkit.gate.outcomes import ASKED, Outcomes, TaskOutcomes
 
 if TYPE_CHECKING:
     from evalkit.stats.intervals import Floats
@@ -136,7 +136,7 @@ def _check_asked_alike(baseline: TaskOutcomes, candidate: TaskOutcomes) -> None:
 
 _SAME = {
     "score": ("task", "protocol", "split", "shots", "average", "categories"),
-    "prompts": ("chat_template", "system", "answer_prefix"),
+    "prompts": ("chat_template", *ASKED),
 }
 
 

@@ -362,6 +362,16 @@ def test_counters_that_contradict_the_samples_are_bad_data(tmp_path: Path) -> No
         judged(tmp_path, made, Made([1.0] * 400, targets=["A"] * 400, drop=range(50)))
 
 
+def test_a_manifest_that_says_nothing_of_prompts_is_no_crash(tmp_path: Path) -> None:
+    for name in "ab":
+        run = write_run(tmp_path / name, Made(flipped(400, 0, 0)[0]))
+        manifest = json.loads((run / "manifest.json").read_text("utf-8"))
+        manifest["tasks"][NAME]["data"] = None
+        (run / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+    found = judge(read_any(tmp_path / "a"), read_run(tmp_path / "b"), parse("{}", "p.yaml"))
+    assert found.verdict == "pass"
+
+
 def test_the_same_run_twice_is_said(tmp_path: Path) -> None:
     a = write_run(tmp_path / "a", Made(flipped(400, 0, 0)[0]))
     found = judge(read_any(a), read_run(a), parse("{}", "p.yaml"))
